@@ -1,0 +1,45 @@
+"""The mistakes a user can make, one class each.
+
+Every message says what was wrong and what to do about it, in one line: the command line prints
+the message as it is, and the app shows it in a box. A bug in the workbench is never one of these.
+"""
+
+
+class WorkbenchError(Exception):
+    """Base of every error that a user can meet and mend; caught once, at the outermost layer."""
+
+
+class ConfigError(WorkbenchError):
+    """A configuration has an unknown key, a missing key, or a value of the wrong type or range."""
+
+
+class CheckpointError(WorkbenchError):
+    """A checkpoint is missing, truncated, holds NaN, or belongs to another backbone."""
+
+
+class BackboneError(WorkbenchError):
+    """A backbone is unknown, cannot be loaded, or is not of a supported architecture."""
+
+
+class TokenError(WorkbenchError):
+    """A text cannot be tokenised: it is empty, or has words outside the vocabulary."""
+
+
+class ContextLengthError(WorkbenchError):
+    """A prompt, its slots and the requested new tokens do not fit into the backbone's context."""
+
+
+class HookError(WorkbenchError):
+    """A capture or an overwrite did not fire, or fired with another shape than promised."""
+
+
+class NonFiniteError(WorkbenchError):
+    """A NaN or an infinity stands where a measured number is needed."""
+
+
+class RunError(WorkbenchError):
+    """A run folder is in use, incomplete, of another configuration, or cannot be written."""
+
+
+class DataError(WorkbenchError):
+    """A data file or data set cannot be read, lacks a column, or breaks its own schema."""
