@@ -1,0 +1,24 @@
+"""The frozen model and its residual stream: load, tokenise, observe, overwrite."""
+
+from workbench.backbone.cache import SlotCache
+from workbench.backbone.loading import load_backbone, wrap_model
+from workbench.backbone.protocol import (
+    Backbone,
+    Prompt,
+    TokenBatch,
+    pad_rows,
+    positions_from_mask,
+)
+from workbench.backbone.transformer_lens import TransformerLensBackbone
+
+__all__ = [
+    "Backbone",
+    "Prompt",
+    "SlotCache",
+    "TokenBatch",
+    "TransformerLensBackbone",
+    "load_backbone",
+    "pad_rows",
+    "positions_from_mask",
+    "wrap_model",
+]

@@ -1,0 +1,112 @@
+"""A key-value cache whose slot columns can be written again.
+
+Columns stand in the order of the sequence: ``[prompt | slots | response]``. An ordinary forward
+appends its keys and values. A forward run inside ``replacing(columns)`` first writes over these
+columns and appends the rest: so ``[K slots, current token]`` fed together refresh the slots and
+extend the response in one pass. Room is taken once, so a step copies nothing.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from workbench.errors import ContextLengthError
+
+
+@dataclass
+class _Target:
+    """Where the next keys and values go, shared by the layers of one cache."""
+
+    replace: slice | None = None
+
+
+class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
+    """Keys and values of one block in a buffer of fixed capacity."""
+
+    is_sliding = False
+
+    def __init__(self, capacity: int, target: _Target) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.capacity = capacity
+        self.length = 0
+        self.target = target
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.keys = self._buffer(key_states)
+        self.values = self._buffer(value_states)
+        self.is_initialized = True
+
+    def _buffer(self, states: Tensor) -> Tensor:
+        batch, heads, _, width = states.shape
+        return states.new_zeros((batch, heads, self.capacity, width))
+
+    def update(
+        self,
+        key_states: Float[Tensor, "batch head new d_head"],
+        value_states: Float[Tensor, "batch head new d_head_v"],
+        *args: object,
+        **kwargs: object,
+    ) -> tuple[Tensor, Tensor]:
+        """Write the new columns and return all columns so far."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        replaced = self.target.replace
+        n_replaced = 0 if replaced is None else replaced.stop - replaced.start
+        end = self.length + key_states.shape[-2] - n_replaced
+        if end > self.capacity:
+            raise ContextLengthError(
+                f"the key-value cache holds {self.capacity} columns, {end} are needed: "
+                "ask for a larger capacity"
+            )
+        assert self.keys is not None
+        assert self.values is not None
+        for buffer, states in ((self.keys, key_states), (self.values, value_states)):
+            if replaced is not None:
+                buffer[:, :, replaced] = states[:, :, :n_replaced]
+            buffer[:, :, self.length : end] = states[:, :, n_replaced:]
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.length + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+    def get_max_length(self) -> int:
+        return self.capacity
+
+
+class SlotCache(Cache):
+    """Keys and values of all blocks, with columns that can be written again."""
+
+    def __init__(self, n_layers: int, capacity: int) -> None:
+        self._target = _Target()
+        super().__init__(layers=[_SlotLayer(capacity, self._target) for _ in range(n_layers)])
+
+    @contextmanager
+    def replacing(self, columns: slice) -> Iterator[None]:
+        """Within, the first new columns of a forward replace the given ones.
+
+        Args:
+            columns: Range of columns already in the cache.
+        """
+        self._target.replace = columns
+        try:
+            yield
+        finally:
+            self._target.replace = None
+
+    def keys(self, layer: int) -> Float[Tensor, "batch head key d_head"]:
+        """Keys held for a block."""
+        held = self.layers[layer]
+        assert isinstance(held, _SlotLayer)
+        if held.keys is None:
+            return torch.empty(0)
+        return held.keys[:, :, : held.length]

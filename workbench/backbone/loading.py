@@ -1,0 +1,239 @@
+"""One way in for every backbone: an embedded name, a checkpoint folder, or a Hugging Face id.
+
+Only safetensors are read, and no code that comes with a checkpoint is run. Every weight must be
+there and finite: a model that is silently half random would still talk.
+"""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.generalized_components import NormalizationBridge
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from workbench.backbone.transformer_lens import TransformerLensBackbone
+from workbench.errors import BackboneError
+from workbench.testbed.registry import EMBEDDED, embedded_path
+
+# Causal by class name, bidirectional by nature: their "LM heads" are for decoders made of encoders.
+_ENCODERS = ("Bert", "Roberta", "Electra", "XLM", "XLNet", "Camembert", "RemBert", "MegatronBert")
+
+
+def load_backbone(
+    name_or_path: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> TransformerLensBackbone:
+    """Load a frozen backbone.
+
+    Args:
+        name_or_path: An embedded name (``testbed-llama``, ...), a Hugging Face checkpoint folder,
+            or a hub id (``org/model``), taken from the local cache when it is there.
+        device: Torch device.
+        dtype: Number type the weights are held in.
+
+    Raises:
+        BackboneError: Unknown name, missing, truncated or non-finite weights, no safetensors, no
+            tokenizer, or a model that is not decoder-only. The message says what to do.
+    """
+    name = str(name_or_path)
+    source = _resolve(name)
+    _check_architecture(name, _load_config(name, source))
+    model = _load_model(name, source, dtype)
+    tokenizer = _load_tokenizer(name, source)
+    model.to(torch.device(device))  # type: ignore[arg-type]
+    return wrap_model(name, model, tokenizer)
+
+
+def wrap_model(
+    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> TransformerLensBackbone:
+    """Wrap a model that is already in memory; its modules are replaced in place.
+
+    Args:
+        name: Name for messages and records.
+        model: A decoder-only Hugging Face model.
+        tokenizer: Its tokenizer.
+
+    Raises:
+        BackboneError: Weights are not finite, or TransformerLens does not know the architecture.
+    """
+    weights: dict[str, Tensor] = dict(model.state_dict(keep_vars=True))
+    _check_finite(name, weights)
+    config = model.config
+    eos_ids = _eos_ids(model, tokenizer)
+    try:
+        bridge = TransformerBridge.boot_transformers(
+            name,
+            hf_model=model,
+            tokenizer=copy.deepcopy(tokenizer),
+            device=str(model.device),
+            dtype=model.dtype,
+        )
+    except (ValueError, KeyError, NotImplementedError, AttributeError) as error:
+        raise BackboneError(
+            f"TransformerLens cannot wrap {name} ({type(model).__name__}): {error}"
+        ) from error
+    _use_native_layer_norms(bridge)
+    return TransformerLensBackbone(
+        name, bridge, tokenizer, weights=weights, n_ctx=_context_length(config), eos_ids=eos_ids
+    )
+
+
+def _resolve(name: str) -> str:
+    """Folder or hub id that a name stands for."""
+    if name in EMBEDDED:
+        return str(embedded_path(name))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise BackboneError(f"{name} is no Hugging Face checkpoint: it has no config.json")
+        return str(path)
+    if path.is_file():
+        raise BackboneError(f"{name} is a file: give the checkpoint folder that holds it")
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise BackboneError(f"there is no folder {name}")
+    if "/" not in name:
+        raise BackboneError(
+            f"unknown backbone '{name}': the embedded ones are {', '.join(EMBEDDED)}; otherwise "
+            "give a checkpoint folder or a Hugging Face id such as org/model"
+        )
+    return name
+
+
+def _load_config(name: str, source: str) -> PretrainedConfig:
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except OSError as error:
+        raise _unreachable(name, source, error) from error
+    except (ValueError, KeyError) as error:
+        raise BackboneError(
+            f"the config.json of {name} cannot be read as a known architecture: {_first(error)}"
+        ) from error
+    assert isinstance(config, PretrainedConfig)
+    return config
+
+
+def _unreachable(name: str, source: str, error: OSError) -> BackboneError:
+    if Path(source).is_dir():
+        return BackboneError(f"the checkpoint folder {name} cannot be read: {_first(error)}")
+    return BackboneError(
+        f"'{name}' is neither an embedded backbone ({', '.join(EMBEDDED)}) nor a folder, and it "
+        "could not be fetched from the Hugging Face hub: check the id and the network (HF_TOKEN "
+        f"for gated models), or download it and give the folder. ({_first(error)})"
+    )
+
+
+def _check_architecture(name: str, config: PretrainedConfig) -> None:
+    if getattr(config, "is_encoder_decoder", False):
+        raise BackboneError(
+            f"{name} is an encoder-decoder ({config.model_type}): the workbench needs a "
+            "decoder-only language model (GPT, Llama, Qwen, Mistral, ...)"
+        )
+    named = tuple(getattr(config, "architectures", None) or ())
+    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    if not any(item in causal and not item.startswith(_ENCODERS) for item in named):
+        raise BackboneError(
+            f"{name} is no causal language model (architectures: {', '.join(named) or 'none'}): "
+            "the workbench needs a decoder-only one (GPT, Llama, Qwen, Mistral, ...)"
+        )
+
+
+def _load_model(name: str, source: str, dtype: torch.dtype) -> PreTrainedModel:
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation="eager",
+            output_loading_info=True,
+        )
+    except OSError as error:
+        if not Path(source).is_dir():
+            raise _unreachable(name, source, error) from error
+        raise BackboneError(
+            f"{name} has no model.safetensors (pickled .bin weights are not read): {_first(error)}"
+        ) from error
+    except Exception as error:  # safetensors and transformers raise many kinds for a broken file
+        raise BackboneError(
+            f"the weights of {name} cannot be read, the file is truncated or belongs to another "
+            f"configuration: {_first(error)}"
+        ) from error
+    assert isinstance(loaded, tuple)
+    model, report = loaded
+    missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
+    if missing:
+        raise BackboneError(
+            f"{name} lacks weights that its configuration asks for: {', '.join(missing[:5])}"
+            f"{' ...' if len(missing) > 5 else ''}; download or export the checkpoint again"
+        )
+    assert isinstance(model, PreTrainedModel)
+    return model
+
+
+def _load_tokenizer(name: str, source: str) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:  # a missing or broken tokenizer raises many kinds
+        raise BackboneError(
+            f"{name} has no readable tokenizer: put tokenizer.json and tokenizer_config.json "
+            f"beside its weights ({_first(error)})"
+        ) from error
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    return tokenizer
+
+
+def _check_finite(name: str, weights: Mapping[str, Tensor]) -> None:
+    broken = [key for key, tensor in weights.items() if not bool(tensor.isfinite().all())]
+    if broken:
+        raise BackboneError(
+            f"{name} has NaN or infinite weights in {', '.join(broken[:5])}"
+            f"{' ...' if len(broken) > 5 else ''}: the checkpoint is damaged"
+        )
+
+
+def _use_native_layer_norms(bridge: TransformerBridge) -> None:
+    """Let LayerNorms run as in the plain model: TransformerLens's own differs in the last bits."""
+    for module in bridge.modules():
+        if isinstance(module, NormalizationBridge):
+            module.use_native_layernorm_autograd = True
+
+
+def _context_length(config: PretrainedConfig) -> int:
+    """Positions a sequence may have; within a sliding window, so that one mask is right."""
+    lengths = [getattr(config, field, None) for field in ("max_position_embeddings", "n_positions")]
+    window = getattr(config, "sliding_window", None)
+    if window is not None and getattr(config, "use_sliding_window", True):
+        lengths.append(window)
+    known = [int(length) for length in lengths if length]
+    if not known:
+        raise BackboneError("the model's configuration states no context length")
+    return min(known)
+
+
+def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Every token that ends a response, the tokenizer's own first."""
+    generation = getattr(model, "generation_config", None)
+    found: list[int] = []
+    for holder in (tokenizer, model.config, generation):
+        ids = getattr(holder, "eos_token_id", None)
+        found.extend(ids if isinstance(ids, list | tuple) else [] if ids is None else [ids])
+    return tuple(dict.fromkeys(int(token) for token in found))
+
+
+def _first(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,136 @@
+"""Texts to token ids and back, one way for training and for decoding.
+
+A prompt goes through the tokenizer's chat template, with the assistant's turn opened; a tokenizer
+without a template reads the turns joined by line breaks, with whatever special tokens it adds by
+itself. Nothing is cut, and no word is silently replaced by the unknown token.
+"""
+
+import difflib
+from collections.abc import Sequence
+
+import jinja2
+from tokenizers.models import WordLevel
+from transformers import PreTrainedTokenizerBase
+
+from workbench.backbone.protocol import Prompt
+from workbench.data.example import as_conversation
+from workbench.errors import TokenError
+
+_SMALL_VOCABULARY = 20_000
+
+
+class Tokenization:
+    """A tokenizer with the workbench's rules.
+
+    Args:
+        name: Backbone's name, for messages.
+        tokenizer: The tokenizer as loaded; its settings are not changed.
+        eos_ids: Tokens that end a response, the tokenizer's own first.
+    """
+
+    def __init__(
+        self, name: str, tokenizer: PreTrainedTokenizerBase, eos_ids: tuple[int, ...]
+    ) -> None:
+        self._name = name
+        self._tokenizer = tokenizer
+        self._eos_ids = eos_ids
+        special = (tokenizer.pad_token_id, tokenizer.eos_token_id, *eos_ids)
+        self.pad_id = next((int(i) for i in special if i is not None), 0)
+        kept = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id}
+        unknown = tokenizer.unk_token_id
+        self._unknown_id = None if unknown in kept else unknown
+        model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+        self._drops_words = isinstance(model, WordLevel) and unknown is None
+
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """Ids of a prompt up to where the response begins.
+
+        Raises:
+            TokenError: Empty, unknown words, or turns that the chat template refuses.
+        """
+        conversation = as_conversation(prompt)
+        if not any(message.content.strip() for message in conversation):
+            raise TokenError("the prompt is empty: type at least one word")
+        if self._tokenizer.chat_template is None:
+            text = "\n".join(message.content for message in conversation)
+            return self._ids(text, add_special_tokens=True)
+        turns = [{"role": message.role, "content": message.content} for message in conversation]
+        try:
+            rendered = self._tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True
+            )
+        except jinja2.TemplateError as error:
+            raise TokenError(
+                f"the chat template of {self._name} refuses these turns "
+                f"({', '.join(message.role for message in conversation)}): {error}"
+            ) from error
+        return self._ids(str(rendered), add_special_tokens=False)
+
+    def response_ids(self, text: str) -> list[int]:
+        """Ids of a response, closed by the end token.
+
+        Raises:
+            TokenError: Unknown words, or no end token.
+        """
+        if not self._eos_ids:
+            raise TokenError(
+                f"the tokenizer of {self._name} has no end-of-sequence token: set 'eos_token' in "
+                "its tokenizer_config.json"
+            )
+        return [*self._ids(text, add_special_tokens=False), self._eos_ids[0]]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Text of ids without special tokens."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """Each token's own text."""
+        return [str(self._tokenizer.decode([token])) for token in ids]
+
+    def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        encoded = self._tokenizer(
+            text,
+            add_special_tokens=add_special_tokens,
+            return_attention_mask=False,
+            return_offsets_mapping=bool(self._tokenizer.is_fast),
+            truncation=False,
+            verbose=False,
+        )
+        ids = [int(token) for token in encoded["input_ids"]]
+        unknown = self._unknown_words(text, ids, encoded.get("offset_mapping"))
+        if unknown:
+            named = ", ".join(self._described(word) for word in dict.fromkeys(unknown))
+            raise TokenError(
+                f"not in the vocabulary of {self._name}: {named}. Replace these words by ones the "
+                "model knows, or choose a backbone with a larger vocabulary"
+            )
+        return ids
+
+    def _unknown_words(
+        self, text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]] | None
+    ) -> list[str]:
+        """Words that became the unknown token, or, without such a token, were left out."""
+        if self._unknown_id is None:
+            return _left_out(text, offsets) if self._drops_words and offsets is not None else []
+        if self._unknown_id not in ids:
+            return []
+        if offsets is None:
+            return [text]
+        spans = zip(ids, offsets, strict=True)
+        return [text[start:end] for token, (start, end) in spans if token == self._unknown_id]
+
+    def _described(self, word: str) -> str:
+        vocabulary = self._tokenizer.get_vocab()
+        if len(vocabulary) > _SMALL_VOCABULARY:
+            return repr(word)
+        close = difflib.get_close_matches(word.lower(), list(vocabulary), n=1, cutoff=0.75)
+        return f"{word!r} (did you mean {close[0]!r}?)" if close else repr(word)
+
+
+def _left_out(text: str, offsets: Sequence[tuple[int, int]]) -> list[str]:
+    """Stretches of text that no token covers."""
+    covered = [False] * len(text)
+    for start, end in offsets:
+        covered[start:end] = [True] * (end - start)
+    kept = [" " if seen else letter for letter, seen in zip(text, covered, strict=True)]
+    return "".join(kept).split()
