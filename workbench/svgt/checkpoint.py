@@ -1,0 +1,246 @@
+"""Value modules on disk: ``svgt.safetensors`` (weights) beside ``svgt.json`` (all about them).
+
+The JSON keeps the configuration, the hash of the weights, the backbone and tokenizer they were
+trained for (by the hash of their weights and vocabulary), the versions that made them, and their
+metrics. A module read back is refused where any of this does not hold.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from workbench.config import from_mapping, to_mapping
+from workbench.errors import CheckpointError, ConfigError, RunError
+from workbench.runs import (
+    atomic_path,
+    file_sha256,
+    provenance,
+    read_json,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
+from workbench.svgt.config import SVGTConfig
+from workbench.svgt.value_module import ValueModule
+
+WEIGHTS_FILE = "svgt.safetensors"
+RECORD_FILE = "svgt.json"
+FORMAT = 1
+
+
+class BackboneIdentity(Protocol):
+    """What a checkpoint must know of a backbone; every `Backbone` has it."""
+
+    @property
+    def name(self) -> str:
+        """Name, for messages."""
+
+    @property
+    def weights_hash(self) -> str:
+        """SHA-256 of its weights, in hex."""
+
+    @property
+    def tokenizer_hash(self) -> str:
+        """SHA-256 of its tokenizer, in hex."""
+
+    @property
+    def n_layers(self) -> int:
+        """Its blocks."""
+
+    @property
+    def d_model(self) -> int:
+        """Its residual width."""
+
+
+@dataclass(frozen=True)
+class BackboneRecord:
+    """The backbone a value module belongs to.
+
+    Attributes:
+        name: Its name when the module was trained.
+        weights_hash: SHA-256 of its weights, in hex.
+        tokenizer_hash: SHA-256 of its tokenizer, in hex.
+    """
+
+    name: str
+    weights_hash: str
+    tokenizer_hash: str
+
+
+@dataclass(frozen=True)
+class CheckpointRecord:
+    """The content of ``svgt.json``.
+
+    Attributes:
+        format: Version of this layout.
+        config: The value module's configuration.
+        weights_sha256: Hash of ``svgt.safetensors``.
+        backbone: What it was trained for; None for imported modules, which never recorded it.
+        versions: Package versions, Python and git revision at the time of saving.
+        metrics: Whatever training measured.
+    """
+
+    format: int
+    config: Mapping[str, object]
+    weights_sha256: str
+    backbone: Mapping[str, object] | None
+    versions: Mapping[str, object]
+    metrics: Mapping[str, object]
+
+
+def save_value_module(
+    folder: str | Path,
+    module: ValueModule,
+    *,
+    backbone: BackboneIdentity | None,
+    metrics: Mapping[str, object] | None = None,
+) -> None:
+    """Write a value module, both files or neither.
+
+    Args:
+        folder: Where; created when missing.
+        module: What.
+        backbone: The backbone it was trained for; None only for imported modules.
+        metrics: Measurements to keep beside it, JSON-able.
+
+    Raises:
+        CheckpointError: A weight is NaN or infinite; nothing is written.
+        ConfigError: The module does not fit the backbone.
+        RunError: The files cannot be written; an earlier checkpoint stays as it was.
+    """
+    folder = Path(folder)
+    state = module.state_dict()
+    _require_finite(state, "refusing to save")
+    if backbone is not None:
+        _require_fit(module.config, backbone)
+    with (
+        atomic_path(folder / RECORD_FILE) as record,
+        atomic_path(folder / WEIGHTS_FILE) as weights,
+    ):
+        write_tensors(weights, state)
+        write_json(
+            record,
+            {
+                "format": FORMAT,
+                "config": to_mapping(module.config),
+                "weights_sha256": file_sha256(weights),
+                "backbone": None if backbone is None else to_mapping(_identify(backbone)),
+                "versions": _versions(),
+                "metrics": dict(metrics or {}),
+            },
+        )
+
+
+def read_checkpoint_record(folder: str | Path) -> CheckpointRecord:
+    """Read what is known about a saved value module, without its weights.
+
+    Raises:
+        CheckpointError: ``svgt.json`` is missing, damaged, or of a newer format.
+    """
+    path = Path(folder) / RECORD_FILE
+    try:
+        record = from_mapping(CheckpointRecord, read_json(path), where=str(path))
+    except (RunError, ConfigError) as error:
+        raise CheckpointError(f"no value module in {folder}: {error}") from error
+    if record.format != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {record.format}, this version reads {FORMAT}; update the workbench"
+        )
+    return record
+
+
+def load_value_module(folder: str | Path, backbone: BackboneIdentity | None) -> ValueModule:
+    """Read a value module, ready for use: frozen, in eval mode. `unfreeze` it to train on.
+
+    Args:
+        folder: Where it was saved.
+        backbone: The backbone it will guide, which must be the one it was trained for; None skips
+            that check, for looking at a module on its own.
+
+    Raises:
+        CheckpointError: A file is missing or damaged, a tensor is missing, unknown, misshapen, NaN
+            or infinite, or the module belongs to another backbone or tokenizer.
+        ConfigError: The configuration has an unknown key or a value out of range.
+    """
+    folder = Path(folder)
+    record = read_checkpoint_record(folder)
+    config = from_mapping(SVGTConfig, record.config, where=f"{folder / RECORD_FILE}: config")
+    if backbone is not None:
+        _require_fit(config, backbone)
+        _require_same_backbone(record, backbone, folder)
+    module = ValueModule(config)
+    module.load_state_dict(_read_weights(folder, record, module.state_dict()))
+    return module.freeze()
+
+
+def _read_weights(
+    folder: Path, record: CheckpointRecord, expected: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    path = folder / WEIGHTS_FILE
+    try:
+        weights, _ = read_tensors(path)
+    except RunError as error:
+        raise CheckpointError(str(error)) from error
+    _require_finite(weights, str(path))
+    missing = sorted(set(expected) - set(weights))
+    unknown = sorted(set(weights) - set(expected))
+    misshapen = sorted(
+        name for name in set(expected) & set(weights) if weights[name].shape != expected[name].shape
+    )
+    if missing or unknown or misshapen:
+        raise CheckpointError(
+            f"{path} does not fit its configuration: missing {missing or 'none'}, "
+            f"unknown {unknown or 'none'}, of another shape {misshapen or 'none'}"
+        )
+    if file_sha256(path) != record.weights_sha256:
+        raise CheckpointError(
+            f"{path} is not the file that {RECORD_FILE} describes: one of the two was replaced or "
+            "damaged; copy the folder again, or train again"
+        )
+    return weights
+
+
+def _require_finite(weights: Mapping[str, Tensor], what: str) -> None:
+    bad = sorted(name for name, value in weights.items() if not bool(value.isfinite().all()))
+    if bad:
+        raise CheckpointError(f"{what}: NaN or infinity in {', '.join(bad)}")
+
+
+def _require_fit(config: SVGTConfig, backbone: BackboneIdentity) -> None:
+    config.validate_for(
+        n_layers=backbone.n_layers, d_model=backbone.d_model, backbone=backbone.name
+    )
+
+
+def _require_same_backbone(
+    record: CheckpointRecord, backbone: BackboneIdentity, folder: Path
+) -> None:
+    if record.backbone is None:
+        return
+    trained = from_mapping(BackboneRecord, record.backbone, where=f"{folder / RECORD_FILE}")
+    for what, then, now in (
+        ("weights", trained.weights_hash, backbone.weights_hash),
+        ("tokenizer", trained.tokenizer_hash, backbone.tokenizer_hash),
+    ):
+        if then != now:
+            raise CheckpointError(
+                f"the value module in {folder} was trained for {trained.name}, whose {what} differ "
+                f"from those of {backbone.name} (sha256 {then[:12]}, not {now[:12]}); "
+                "load that backbone, or train a module for this one"
+            )
+
+
+def _identify(backbone: BackboneIdentity) -> BackboneRecord:
+    return BackboneRecord(
+        name=backbone.name,
+        weights_hash=backbone.weights_hash,
+        tokenizer_hash=backbone.tokenizer_hash,
+    )
+
+
+def _versions() -> dict[str, object]:
+    made = provenance()
+    return {key: made[key] for key in ("packages", "python", "git", "time")}
