@@ -1,0 +1,54 @@
+"""Shared set-up of all tests.
+
+Shapes and types in the signatures of ``workbench`` and ``probes`` are checked at run time by the
+``--jaxtyping-packages`` option in pyproject.toml; nothing may import those packages before pytest
+has installed that hook, so they are imported inside the fixtures here.
+"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+# One thread a process: xdist runs several, and results do not depend on the machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# No test may depend on a network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+BENCHMARK_DATA = "SVGT_BENCHMARK_DATA"
+
+settings.register_profile(
+    "workbench",
+    deadline=None,  # a shared machine stalls now and then
+    derandomize=True,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("workbench")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _single_threaded_torch() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A generator with a fixed seed."""
+    return np.random.default_rng(20260511)
+
+
+@pytest.fixture(scope="session")
+def benchmark_data() -> Path:
+    """The folder with real samples of published benchmarks; without it the test is skipped."""
+    folder = os.environ.get(BENCHMARK_DATA)
+    if not folder:
+        pytest.skip(f"set {BENCHMARK_DATA} to a folder with benchmark samples to run this test")
+    path = Path(folder)
+    assert path.is_dir(), f"{BENCHMARK_DATA}={folder} is no folder"
+    return path
