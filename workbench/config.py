@@ -262,6 +262,8 @@ def _wrong_type(value: object, expected: str, where: str, key: str) -> ConfigErr
 def _describe(hint: object) -> str:
     if get_origin(hint) is tuple:
         return "a list"
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(repr(choice) for choice in get_args(hint))
     return _TYPE_NAMES.get(hint, getattr(hint, "__name__", str(hint)))
 
 

@@ -29,7 +29,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -303,7 +303,7 @@ class RunFolder:
         config: Mapping[str, object],
         seed: int,
         resume: bool = False,
-    ) -> Self:
+    ) -> "RunFolder":
         """Take a new or empty folder, or, with ``resume``, continue the same run in an old one.
 
         With ``resume`` an absent run is started, so a script may always pass it; a finished one
@@ -333,7 +333,7 @@ class RunFolder:
         return cls(path, record, lock)
 
     @classmethod
-    def open(cls, path: str | Path) -> Self:
+    def open(cls, path: str | Path) -> "RunFolder":
         """Open a run folder for reading.
 
         Raises:
@@ -449,7 +449,7 @@ class RunFolder:
             self._lock.release()
             self._lock = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "RunFolder":
         return self
 
     def __exit__(
@@ -481,7 +481,7 @@ class _FolderLock:
         self._descriptor = descriptor
 
     @classmethod
-    def acquire(cls, folder: Path) -> Self:
+    def acquire(cls, folder: Path) -> "_FolderLock":
         path = folder / LOCK_FILE
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,426 @@
+"""Nothing already written is ever damaged, and a folder has one owner at a time."""
+
+import errno
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workbench import runs
+from workbench.errors import RunError
+from workbench.runs import (
+    RunFolder,
+    atomic_path,
+    file_sha256,
+    provenance,
+    read_json,
+    read_parquet,
+    read_tensors,
+    write_json,
+    write_parquet,
+    write_tensors,
+)
+
+CONFIG = {"steps": 3, "optimiser": {"rate": 0.1}, "layers": (1, 2)}
+
+
+def create(path: Path, *, resume: bool = False, **changes: object) -> RunFolder:
+    config = {**CONFIG, **changes}
+    return RunFolder.create(path, kind="train", config=config, seed=0, resume=resume)
+
+
+def files_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+# ---------------------------------------------------------------------------------------- files
+
+WRITERS: dict[str, Callable[[Path, int], None]] = {
+    "a.json": lambda path, value: write_json(path, {"value": value}),
+    "a.parquet": lambda path, value: write_parquet(path, pd.DataFrame({"value": [value]})),
+    "a.safetensors": lambda path, value: write_tensors(path, {"value": torch.tensor([value])}),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_disk_full_leaves_the_old_file_and_no_leftovers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = tmp_path / name
+    WRITERS[name](path, 1)
+    before = path.read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(RunError, match="No space left on device"):
+            WRITERS[name](path, 2)
+    assert path.read_bytes() == before
+    assert files_in(tmp_path) == {name}
+    WRITERS[name](path, 2)  # and once there is room again it works
+    assert path.read_bytes() != before
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_no_room_while_the_bytes_are_written(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    WRITERS[name](path, 1)
+    before = path.read_bytes()
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The real thing, not a mock: the system refuses to let any file grow beyond 8 bytes.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, unlimited[1]))
+    try:
+        with pytest.raises(RunError, match=f"cannot write .*{name}"):
+            WRITERS[name](path, 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert path.read_bytes() == before
+    assert files_in(tmp_path) == {name}
+
+
+def test_any_exception_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def interrupted() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text() == "old"
+    assert files_in(tmp_path) == {"a.txt"}
+
+
+def test_the_temporary_file_keeps_suffix_and_folder(tmp_path: Path) -> None:
+    with atomic_path(tmp_path / "new" / "plot.svg") as temporary:
+        assert temporary.suffix == ".svg"
+        assert temporary.parent == tmp_path / "new"
+        temporary.write_text("x")
+    assert (tmp_path / "new" / "plot.svg").read_text() == "x"
+
+
+def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot write"):
+        write_json(tmp_path / "file" / "a.json", {})
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(st.text(), json_values, max_size=4))
+def test_json_is_read_back(
+    tmp_path_factory: pytest.TempPathFactory, obj: dict[str, object]
+) -> None:
+    path = tmp_path_factory.mktemp("json") / "a.json"
+    write_json(path, obj)
+    assert read_json(path) == obj
+
+
+def test_json_takes_numpy_and_writes_nan_as_null(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"a": np.float32(0.5), "b": np.arange(3), "c": float("nan"), "d": (1, 2)})
+    assert read_json(path) == {"a": 0.5, "b": [0, 1, 2], "c": None, "d": [1, 2]}
+    with pytest.raises(TypeError, match="infinity"):
+        write_json(path, {"a": float("inf")})
+    with pytest.raises(TypeError, match="cannot express a set"):
+        write_json(path, {"a": {1}})
+    assert read_json(path)["a"] == 0.5
+
+
+def test_tensors_are_read_back_with_their_metadata(tmp_path: Path) -> None:
+    shared = torch.randn(3, 4, dtype=torch.float64)
+    tensors = {"a": shared.T, "b": shared, "c": torch.tensor(3)}
+    write_tensors(tmp_path / "a.safetensors", tensors, {"about": "test"})
+    found, metadata = read_tensors(tmp_path / "a.safetensors")
+    assert metadata == {"about": "test"}
+    assert set(found) == {"a", "b", "c"}
+    for name, tensor in tensors.items():
+        assert torch.equal(found[name], tensor)
+        assert found[name].dtype == tensor.dtype
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_truncated_file_is_named(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    WRITERS[name](path, 1)
+    path.write_bytes(path.read_bytes()[:-8])
+    readers = {".json": read_json, ".parquet": read_parquet, ".safetensors": read_tensors}
+    with pytest.raises(RunError, match=name):
+        readers[path.suffix](path)
+
+
+@pytest.mark.parametrize("read", [read_json, read_parquet, read_tensors, file_sha256])
+def test_a_missing_file_is_named(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    with pytest.raises(RunError, match=r"missing file .*nothing"):
+        read(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b'{"a": "\xff"}', "not UTF-8"), (b"[1]", "where a JSON object belongs")],
+)
+def test_bad_json_is_named(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(RunError, match=message):
+        read_json(tmp_path / "a.json")
+
+
+# ---------------------------------------------------------------------------------- provenance
+
+
+def test_provenance_names_versions_and_fits_into_json() -> None:
+    found = provenance()
+    assert found["packages"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_provenance_ignores_a_repository_around_an_installed_copy(tmp_path: Path) -> None:
+    def git(*arguments: str) -> None:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.example"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True)
+
+    git("init", "-q")
+    (tmp_path / "a").write_text("")
+    git("add", "a")
+    git("commit", "-q", "-m", "a")
+    state = runs._git_state(tmp_path.resolve())
+    assert state is not None
+    assert len(str(state["revision"])) == 40
+    assert state["dirty"] is False
+    (tmp_path / "b").write_text("")
+    assert runs._git_state(tmp_path.resolve()) == {**state, "dirty": True}
+    inside = tmp_path / "site-packages"
+    inside.mkdir()
+    assert runs._git_state(inside.resolve()) is None
+
+
+# --------------------------------------------------------------------------------- run folders
+
+
+def test_a_run_is_written_finished_and_read(tmp_path: Path) -> None:
+    with create(tmp_path / "run") as run:
+        assert run.record.status == "running"
+        run.append_metrics([{"step": 1, "metric": "loss", "value": 0.7}])
+        run.append_metrics([{"step": 2, "metric": "loss", "value": float("nan")}])
+        run.append_metrics([])
+        run.write_summary([{"metric": "loss", "estimate": float("nan")}])
+        write_tensors(run.file("checkpoint/weights.safetensors"), {"w": torch.ones(2)})
+    found = RunFolder.open(tmp_path / "run")
+    assert found.record.status == "finished"
+    assert found.record.kind == "train"
+    assert found.record.config == {"steps": 3, "optimiser": {"rate": 0.1}, "layers": [1, 2]}
+    assert list(found.read_metrics()["step"]) == [1, 2]
+    assert found.read_metrics()["value"].isna().tolist() == [False, True]
+    assert found.read_summary() == [{"metric": "loss", "estimate": None}]
+    name = "checkpoint/weights.safetensors"
+    assert found.record.files[name] == file_sha256(tmp_path / "run" / name)
+    assert set(found.record.files) == {name, "metrics.parquet", "summary.json"}
+
+
+def test_a_reader_cannot_write(tmp_path: Path) -> None:
+    create(tmp_path / "run").close()
+    reader = RunFolder.open(tmp_path / "run")
+    for write in (
+        lambda: reader.append_metrics([{"a": 1}]),
+        lambda: reader.write_summary([]),
+        reader.finish,
+    ):
+        with pytest.raises(RunError, match="reading only"):
+            write()
+
+
+def test_a_failed_run_can_be_resumed_and_keeps_its_history(tmp_path: Path) -> None:
+    def fail() -> None:
+        with create(tmp_path / "run") as run:
+            run.append_metrics([{"step": 1}, {"step": 2}])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert RunFolder.open(tmp_path / "run").record.status == "running"
+    with create(tmp_path / "run", resume=True) as run:
+        metrics = run.read_metrics()
+        run.write_metrics(metrics[metrics["step"] <= 1])  # the checkpoint was from step 1
+        run.append_metrics([{"step": 2}])
+    record = RunFolder.open(tmp_path / "run").record
+    assert record.status == "finished"
+    assert len(record.resumed) == 1
+    assert list(RunFolder.open(tmp_path / "run").read_metrics()["step"]) == [1, 2]
+
+
+def test_resuming_nothing_starts_and_resuming_a_finished_run_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    with create(tmp_path / "run", resume=True):
+        pass
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    with create(tmp_path / "run", resume=True) as run:
+        assert run.record.status == "finished"
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+
+
+def test_an_occupied_folder_is_refused(tmp_path: Path) -> None:
+    create(tmp_path / "run").close()
+    with pytest.raises(RunError, match=r"already holds a run \(train, running\)"):
+        create(tmp_path / "run")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("")
+    with pytest.raises(RunError, match=r"thesis.tex is in it"):
+        create(tmp_path / "other", resume=True)
+    assert files_in(tmp_path / "other") == {"thesis.tex"}
+    with pytest.raises(RunError, match=r"cannot use .* as a run folder"):
+        create(tmp_path / "other" / "thesis.tex")
+
+
+def test_another_configuration_is_refused_by_its_differing_keys(tmp_path: Path) -> None:
+    create(tmp_path / "run", extra=1).close()
+    with pytest.raises(RunError) as caught:
+        create(tmp_path / "run", resume=True, optimiser={"rate": 0.2}, new=True)
+    message = str(caught.value)
+    assert "optimiser.rate was 0.1, now 0.2" in message
+    assert "extra was 1, now 'absent'" in message
+    assert "new was 'absent', now True" in message
+    assert "steps" not in message
+    with pytest.raises(RunError, match="seed was 0, now 1"):
+        RunFolder.create(
+            tmp_path / "run", kind="train", config={**CONFIG, "extra": 1}, seed=1, resume=True
+        )
+    create(tmp_path / "run", resume=True, extra=1).close()  # a refusal leaves the folder free
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no run folder at"):
+        RunFolder.open(tmp_path / "run")
+    with create(tmp_path / "run") as run:
+        run.append_metrics([{"step": 1}])
+        run.write_summary([])
+    (tmp_path / "run" / "summary.json").unlink()
+    with pytest.raises(RunError, match=r"incomplete: summary.json missing"):
+        RunFolder.open(tmp_path / "run")
+    (tmp_path / "run" / "run.json").unlink()
+    with pytest.raises(RunError, match=r"run.json is missing"):
+        RunFolder.open(tmp_path / "run")
+    unfinished = create(tmp_path / "other")
+    with pytest.raises(RunError, match=r"missing file .*metrics.parquet"):
+        unfinished.read_metrics()
+    unfinished.close()
+
+
+@pytest.mark.parametrize("content", ['{"kind": "train"}', '{"kind": 3, "x": 1}', "{", "[]"])
+def test_a_damaged_record_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(RunError, match=r"run.json"):
+        RunFolder.open(tmp_path)
+
+
+def test_an_unreadable_summary_is_named(tmp_path: Path) -> None:
+    with create(tmp_path / "run") as run:
+        write_json(run.file("summary.json"), {"rows": 3})
+        with pytest.raises(RunError, match="has no list of rows"):
+            run.read_summary()
+
+
+# ---------------------------------------------------------------------------------- one owner
+
+OWNER = """
+import sys, time
+from workbench.runs import RunFolder
+run = RunFolder.create(sys.argv[1], kind="train", config={}, seed=0)
+run.append_metrics([{"step": 1}])
+(run.path / ".writing-dead-metrics.parquet").write_text("half")
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_second_process_is_refused_and_a_killed_one_leaves_the_folder_free(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "run"
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(folder)], stdout=subprocess.PIPE, text=True
+    ) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline() == "ready\n"
+        with pytest.raises(RunError, match=rf"in use by another run \(process {owner.pid}\)"):
+            RunFolder.create(folder, kind="train", config={}, seed=0, resume=True)
+        assert (folder / ".writing-dead-metrics.parquet").exists()  # not ours to touch
+        os.kill(owner.pid, signal.SIGKILL)
+    with RunFolder.create(folder, kind="train", config={}, seed=0, resume=True) as run:
+        assert list(run.read_metrics()["step"]) == [1]
+    assert files_in(folder) == {".lock", "run.json", "metrics.parquet"}
+
+
+def test_the_same_process_is_refused_too(tmp_path: Path) -> None:
+    with create(tmp_path / "run"), pytest.raises(RunError, match=f"process {os.getpid()}"):
+        create(tmp_path / "run", resume=True)
+
+
+def test_a_stale_lock_of_a_dead_or_reused_process_number_is_taken_over(tmp_path: Path) -> None:
+    for stale in ("999999999\n", f"{os.getpid()}\n", "nonsense"):
+        folder = tmp_path / str(len(stale))
+        folder.mkdir()
+        (folder / ".lock").write_text(stale)
+        with create(folder):
+            assert (folder / ".lock").read_text() == f"{os.getpid()}\n"
+
+
+RACER = """
+import sys
+from workbench.errors import RunError
+from workbench.runs import RunFolder
+print("ready", flush=True)
+sys.stdin.readline()
+try:
+    run = RunFolder.create(sys.argv[1], kind="train", config={}, seed=0)
+except RunError:
+    print("refused", flush=True)
+else:
+    print("won", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_many_processes_racing_for_one_folder_have_one_winner(tmp_path: Path) -> None:
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, str(tmp_path / "run")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+        for _ in range(3)
+    ]
+    assert [racer.stdout.readline() for racer in racers] == ["ready\n"] * 3
+    for racer in racers:
+        racer.stdin.write("go\n")
+    results = sorted(racer.stdout.readline() for racer in racers)
+    for racer in racers:
+        racer.communicate()
+    assert results == ["refused\n", "refused\n", "won\n"]
