@@ -95,7 +95,7 @@ def wrap_model(
 def _resolve(name: str) -> str:
     """Folder or hub id that a name stands for."""
     if name in EMBEDDED:
-        return str(embedded_path(name))
+        return str(_embedded_folder(name))
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -111,6 +111,16 @@ def _resolve(name: str) -> str:
             "give a checkpoint folder or a Hugging Face id such as org/model"
         )
     return name
+
+
+def _embedded_folder(name: str) -> Path:
+    folder = embedded_path(name)
+    if not (folder / "config.json").is_file():
+        raise BackboneError(
+            f"the embedded checkpoint of {name} is missing from {folder}: install the package "
+            "again, or train it with `workbench testbed pretrain`"
+        )
+    return folder
 
 
 def _load_config(name: str, source: str) -> PretrainedConfig:
