@@ -8,7 +8,7 @@ metrics. A module read back is refused where any of this does not hold.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -31,6 +31,7 @@ RECORD_FILE = "svgt.json"
 FORMAT = 1
 
 
+@runtime_checkable
 class BackboneIdentity(Protocol):
     """What a checkpoint must know of a backbone; every `Backbone` has it."""
 

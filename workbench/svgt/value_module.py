@@ -9,7 +9,7 @@ slots (`workbench.svgt.slots`) and of the backbone.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -78,29 +78,29 @@ class ValueModule(nn.Module):
         """The parts that do not learn."""
         return self._frozen
 
-    def freeze(self, *parts: Part) -> Self:
+    def freeze(self, *parts: Part) -> "ValueModule":
         """Freeze the named parts, or all: no gradient, and eval mode even after `train()`."""
         self._frozen = self._frozen | frozenset(parts or PARTS)
         return self._apply_freeze()
 
-    def unfreeze(self, *parts: Part) -> Self:
+    def unfreeze(self, *parts: Part) -> "ValueModule":
         """Let the named parts, or all, learn again."""
         self._frozen = self._frozen - frozenset(parts or PARTS)
         return self._apply_freeze()
 
-    def _apply_freeze(self) -> Self:
+    def _apply_freeze(self) -> "ValueModule":
         for part in PARTS:
             self.get_submodule(part).requires_grad_(part not in self._frozen)
         return self.train(self.training)
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "ValueModule":
         """Set the training mode; frozen parts stay in eval mode, so dropout never touches them."""
         super().train(mode)
         for part in self._frozen:
             self.get_submodule(part).eval()
         return self
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "ValueModule":
         if fn(torch.empty(0)).dtype != torch.float32:
             raise ConfigError(
                 "a value module stays in float32; move it with .to(device) and cast the backbone"
