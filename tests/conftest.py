@@ -6,6 +6,7 @@ has installed that hook, so they are imported inside the fixtures here.
 """
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 BENCHMARK_DATA = "SVGT_BENCHMARK_DATA"
+REQUIRE_BROWSER = "SVGT_REQUIRE_BROWSER"
 
 settings.register_profile(
     "workbench",
@@ -52,3 +54,16 @@ def benchmark_data() -> Path:
     path = Path(folder)
     assert path.is_dir(), f"{BENCHMARK_DATA}={folder} is no folder"
     return path
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of a Chromium; without one the test is skipped, or fails where one is required."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        message = "no Chromium on the PATH: install one to run the browser tests"
+        if os.environ.get(REQUIRE_BROWSER):
+            pytest.fail(message)
+        pytest.skip(message)
+    return found
