@@ -10,21 +10,34 @@ from types import MappingProxyType
 
 AXES: Mapping[str, str] = MappingProxyType(
     {
+        # examples
         "batch": "rows that go through a model together; one prompt each",
-        "seq": "positions of the (left-padded) token sequence",
+        "row": "some rows picked out of a batch",
+        "n": "examples of a whole data set",
+        # positions
+        "seq": "positions of a token sequence, left-padded unless said otherwise",
+        "context": "positions of the prompt, where another sequence stands beside it",
         "response": "positions of a response, right-padded",
+        "column": "positions of a sequence together with its slots",
+        "bridge": "the K latent tokens that the bridge writes, and their slots",
         "query": "positions that attend",
         "key": "positions that are attended to",
+        "new": "positions that one step adds to the cache",
+        "token": "tokens of a generation",
+        "step": "decoding steps",
+        # widths
         "d_model": "width of the backbone's residual stream",
         "d_value": "width of the value space z",
-        "bridge": "the K latent tokens the bridge writes; their slots in the sequence",
-        "layer": "blocks of the backbone",
-        "read": "the blocks a trigger reads, in ascending order",
-        "head": "attention heads",
         "d_head": "width of one attention head",
-        "context": "context frames a prompt can stand in",
+        "d_head_v": "width of one attention head's values, where it differs",
+        "width": "width of a layer that serves both d_model and d_value",
+        "part": "the share of a width that one head works on",
         "vocab": "entries of the tokenizer",
-        "n": "examples of a whole data set, not of one batch",
+        # parts of a model, and worlds
+        "layer": "blocks of the backbone",
+        "read": "what a trigger reads: states or blocks, in ascending order",
+        "head": "attention heads",
+        "frame": "context frames that a prompt can stand in",
     }
 )
 """Axis name to meaning."""
