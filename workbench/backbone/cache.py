@@ -23,6 +23,7 @@ class _Target:
     """Where the next keys and values go, shared by the layers of one cache."""
 
     replace: slice | None = None
+    first_layer: int = 0
 
 
 class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
@@ -30,8 +31,9 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
     is_sliding = False
 
-    def __init__(self, capacity: int, target: _Target) -> None:
+    def __init__(self, index: int, capacity: int, target: _Target) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.index = index
         self.capacity = capacity
         self.length = 0
         self.target = target
@@ -56,7 +58,7 @@ class _SlotLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         """Write the new columns and return all columns so far."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        replaced = self.target.replace
+        replaced = self.target.replace if self.index >= self.target.first_layer else None
         n_replaced = 0 if replaced is None else replaced.stop - replaced.start
         end = self.length + key_states.shape[-2] - n_replaced
         if end > self.capacity:
@@ -88,20 +90,23 @@ class SlotCache(Cache):
 
     def __init__(self, n_layers: int, capacity: int) -> None:
         self._target = _Target()
-        super().__init__(layers=[_SlotLayer(capacity, self._target) for _ in range(n_layers)])
+        super().__init__(
+            layers=[_SlotLayer(layer, capacity, self._target) for layer in range(n_layers)]
+        )
 
     @contextmanager
-    def replacing(self, columns: slice) -> Iterator[None]:
+    def replacing(self, columns: slice, first_layer: int = 0) -> Iterator[None]:
         """Within, the first new columns of a forward replace the given ones.
 
         Args:
             columns: Range of columns already in the cache.
+            first_layer: Blocks below this one get no new content for them and only append.
         """
-        self._target.replace = columns
+        self._target.replace, self._target.first_layer = columns, first_layer
         try:
             yield
         finally:
-            self._target.replace = None
+            self._target.replace, self._target.first_layer = None, 0
 
     def keys(self, layer: int) -> Float[Tensor, "batch head key d_head"]:
         """Keys held for a block."""

@@ -8,7 +8,7 @@ Every context here attaches its function to one or more hook points and
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from jaxtyping import Float
@@ -35,6 +35,7 @@ class HookSites:
     def __init__(self, bridge: TransformerBridge) -> None:
         points = bridge.hook_dict
         layers = range(bridge.cfg.n_layers)
+        self.blocks = {i: bridge.blocks[i] for i in layers}
         self.residual = {i: _find(points, residual_name(i)) for i in (EMBEDDING_LAYER, *layers)}
         self.scores = {i: _find(points, scores_name(i)) for i in layers}
         self.patterns = {i: _find(points, pattern_name(i)) for i in layers}
@@ -150,9 +151,16 @@ def capture_patterns(sites: HookSites, layers: Sequence[int], n_heads: int) -> I
 
 @contextmanager
 def overwrite_residual(
-    sites: HookSites, layer: int, edit: Callable[[Tensor], Tensor]
+    sites: HookSites, layer: int, edit: Callable[[Tensor], Tensor], rows: int | None = None
 ) -> Iterator[None]:
     """Replace the residual after a block by ``edit(residual)``.
+
+    Args:
+        sites: Hook points of the model.
+        layer: The block.
+        edit: Gets the residual and returns one of the same shape and type.
+        rows: Where ``only_newest_row`` runs up to this block: the rows that the pass was given and
+            that the edit has to restore.
 
     Raises:
         HookError: The layer does not exist or did not fire, or the edit changed shape or type.
@@ -162,12 +170,60 @@ def overwrite_residual(
 
     def change(residual: Float[Tensor, "batch seq d_model"]) -> Tensor:
         edited = edit(residual)
-        _check_same(name, residual, edited)
+        expected = residual if rows is None else residual[:, :1].expand(-1, rows, -1)
+        _check_same(name, expected, edited)
         _check_finite(name, edited)
         return edited
 
     with _attached([(_at(sites.residual, layer), name, change)]):
         yield
+
+
+@contextmanager
+def only_newest_row(sites: HookSites, last_layer: int, rows: int) -> Iterator[None]:
+    """Within, blocks up to ``last_layer`` run the last of the ``rows`` query rows alone.
+
+    For a pass that feeds slots beside the newest token: up to the block that writes them the slots
+    have no content, so their rows are work for nothing. The edit at ``last_layer`` must restore
+    them (``overwrite_residual(..., rows=rows)``).
+
+    Raises:
+        HookError: A block did not run.
+    """
+    fired = [0] * (last_layer + 1)
+
+    def narrowing(layer: int) -> Callable[..., tuple[object, object]]:
+        def narrow(
+            _: object, args: tuple[object, ...], kwargs: dict[str, object]
+        ) -> tuple[object, object]:
+            fired[layer] += 1
+            return _newest_row(args, rows), _newest_row(kwargs, rows)
+
+        return narrow
+
+    with ExitStack() as stack:
+        for layer in range(last_layer + 1):
+            block = sites.blocks[layer]
+            stack.enter_context(block.register_forward_pre_hook(narrowing(layer), with_kwargs=True))
+        yield
+    for layer, count in enumerate(fired):
+        if count == 0:
+            raise HookError(f"block {layer} did not run inside the context")
+
+
+def _newest_row(value: object, rows: int) -> object:
+    """A block's input with its query axis, where it has one of this length, cut to the last row."""
+    if isinstance(value, Tensor):
+        if value.ndim == 4 and value.shape[-2] == rows:
+            return value[..., -1:, :]
+        if value.ndim in (2, 3) and value.shape[1] == rows:
+            return value[:, -1:]
+        return value
+    if isinstance(value, tuple):
+        return tuple(_newest_row(item, rows) for item in value)
+    if isinstance(value, dict):
+        return {key: _newest_row(item, rows) for key, item in value.items()}
+    return value
 
 
 @contextmanager

@@ -201,8 +201,14 @@ class Backbone(Protocol):
         """Attention patterns (after the softmax) of the given blocks."""
         ...
 
-    def overwrite(self, layer: int, edit: ResidualEdit) -> AbstractContextManager[None]:
+    def overwrite(
+        self, layer: int, edit: ResidualEdit, *, rows: int | None = None
+    ) -> AbstractContextManager[None]:
         """Replace the residual after a block by ``edit`` of it."""
+        ...
+
+    def only_newest_row(self, last_layer: int, rows: int) -> AbstractContextManager[None]:
+        """Run the last of ``rows`` query rows alone up to a block whose edit restores the rest."""
         ...
 
     def edit_scores(self, layers: Sequence[int], edit: ScoreEdit) -> AbstractContextManager[None]:

@@ -252,9 +252,21 @@ class TransformerLensBackbone:
         """Attention patterns of the given blocks: (batch, head, query, key), rows sum to 1."""
         return hooks.capture_patterns(self._sites, layers, self.n_heads)
 
-    def overwrite(self, layer: int, edit: ResidualEdit) -> AbstractContextManager[None]:
-        """Replace the residual after a block by ``edit`` of it, same shape and type."""
-        return hooks.overwrite_residual(self._sites, layer, edit)
+    def overwrite(
+        self, layer: int, edit: ResidualEdit, *, rows: int | None = None
+    ) -> AbstractContextManager[None]:
+        """Replace the residual after a block by ``edit`` of it, same shape and type.
+
+        Args:
+            layer: The block.
+            edit: The function.
+            rows: Within ``only_newest_row``, the rows the edit restores.
+        """
+        return hooks.overwrite_residual(self._sites, layer, edit, rows)
+
+    def only_newest_row(self, last_layer: int, rows: int) -> AbstractContextManager[None]:
+        """Run the last of ``rows`` query rows alone up to a block whose edit restores the rest."""
+        return hooks.only_newest_row(self._sites, last_layer, rows)
 
     def edit_scores(self, layers: Sequence[int], edit: ScoreEdit) -> AbstractContextManager[None]:
         """Replace the masked attention scores of blocks by ``edit(scores, layer)``."""

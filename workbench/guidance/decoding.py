@@ -11,7 +11,7 @@ to the pass that read it (harm score); a token is reported once all that was ask
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -354,8 +354,7 @@ class _Run:
             if feeds
             else live[:, None],
         )
-        replacing = self._cache.replacing(self._columns.slots) if feeds else nullcontext()
-        with replacing:
+        with self._replacing_slots() if feeds else nullcontext():
             logits = self._forward(
                 call,
                 torch.cat([self._slot_ids, ids[:, None]], dim=1) if feeds else ids[:, None],
@@ -366,6 +365,9 @@ class _Run:
         if feeds:
             self._masks = self._token_masks()
         return logits[:, 0]
+
+    def _replacing_slots(self) -> AbstractContextManager[None]:
+        return self._cache.replacing(self._columns.slots, self._session.slot_layers.start)
 
     def prediction_trace(self) -> StepTrace:
         """Traces of the token that the latest pass predicted."""

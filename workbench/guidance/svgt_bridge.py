@@ -122,14 +122,15 @@ class _BridgeSession:
 
     @contextmanager
     def _writing(self, call: DecoderPass, hidden: Bool[Tensor, "query key"]) -> Iterator[None]:
-        first = int(call.query_is_slot.int().argmax())
+        first = 0 if call.step else self._prompt.ids.shape[1]
         with slots_written(
             self._backbone,
             self._settings,
             read_layers=self._guidance.writer.capture_layers,
             slot_columns=slice(first, first + self._settings.n_bridge),
             hidden=hidden,
-            compose=self._from_prompt if call.step == 0 else self._from_newest,
+            compose=self._from_newest if call.step else self._from_prompt,
+            beside_token=call.step > 0,
         ) as late:
             yield
         self._write = late.value

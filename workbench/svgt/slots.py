@@ -253,6 +253,7 @@ def slots_written(
     slot_columns: slice,
     hidden: Bool[Tensor, "query key"],
     compose: Callable[[States], BridgeWrite],
+    beside_token: bool = False,
 ) -> Iterator[LateWrite]:
     """Within, one forward pass computes the bridge at block L and the blocks above see it.
 
@@ -264,6 +265,8 @@ def slots_written(
         hidden: The (query, slot key) pairs that blocks up to L hide, and that a closed row hides
             everywhere.
         compose: From this pass's residuals to the bridge.
+        beside_token: The pass feeds the slots and one token after them, no prompt. Blocks up to L
+            then run the token alone.
 
     Yields:
         Where the write can be read once the pass has run.
@@ -284,6 +287,8 @@ def slots_written(
     def overwrite(residual: Float[Tensor, "batch seq d_model"]) -> Tensor:
         late.set(compose({**captured, layer: residual}))
         bridge = late.value.bridge.to(residual.dtype)
+        if beside_token:
+            return torch.cat([bridge, residual], dim=1)
         before, after = residual[:, : slot_columns.start], residual[:, slot_columns.stop :]
         return torch.cat([before, bridge, after], dim=1)
 
@@ -297,8 +302,12 @@ def slots_written(
 
     with ExitStack() as stack:
         captured = stack.enter_context(backbone.capture(below))
-        stack.enter_context(backbone.overwrite(layer, overwrite))
-        stack.enter_context(slots_hidden(backbone, range(layer + 1), hidden))
+        rows = len(hidden) if beside_token else None
+        stack.enter_context(backbone.overwrite(layer, overwrite, rows=rows))
+        if rows is not None:
+            stack.enter_context(backbone.only_newest_row(layer, rows))
+        below_hidden = hidden[-1:] if beside_token else hidden
+        stack.enter_context(slots_hidden(backbone, range(layer + 1), below_hidden))
         if settings.gate != "always":
             above = range(layer + 1, backbone.n_layers)
             stack.enter_context(backbone.edit_scores(above, hide_closed))
