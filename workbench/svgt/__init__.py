@@ -14,7 +14,12 @@ from workbench.svgt.config import (
     TriggerConfig,
 )
 from workbench.svgt.correction import Correction, correct
-from workbench.svgt.reference import ReferenceFile, import_reference, read_reference_file
+from workbench.svgt.reference import (
+    ReferenceFile,
+    import_reference,
+    read_reference_config,
+    read_reference_file,
+)
 from workbench.svgt.value_module import BridgeWrite, ValueModule
 
 __all__ = [
@@ -32,6 +37,7 @@ __all__ = [
     "import_reference",
     "load_value_module",
     "read_checkpoint_record",
+    "read_reference_config",
     "read_reference_file",
     "save_value_module",
 ]

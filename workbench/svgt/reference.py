@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+import yaml
 from torch import Tensor
 
 from workbench.errors import CheckpointError, ConfigError, RunError
@@ -103,6 +104,26 @@ def read_reference_file(path: str | Path) -> ReferenceFile:
             raise CheckpointError(str(error)) from error
         return ReferenceFile(tensors=tensors, config=None)
     return _read_torch_file(path)
+
+
+def read_reference_config(path: str | Path) -> dict[str, object]:
+    """Read a published configuration, YAML or JSON.
+
+    Raises:
+        ConfigError: The file is missing, not UTF-8, no YAML or JSON, or no group of keys.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text; save it as UTF-8") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read {path} ({error.strerror or error})") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is neither YAML nor JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds no `key: value` lines")
+    return {str(key): value for key, value in content.items()}
 
 
 # ------------------------------------------------------------------------------------------ reading
