@@ -8,7 +8,7 @@ of layers (blocks counted from 0), positions and residuals, never of hook names:
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -80,6 +80,7 @@ def pad_rows(
     return TokenBatch(ids.to(device), mask.to(device))
 
 
+@runtime_checkable
 class Backbone(Protocol):
     """A frozen decoder-only language model whose residual stream can be read and overwritten."""
 

@@ -36,11 +36,7 @@ class Tokenization:
         self._eos_ids = eos_ids
         special = (tokenizer.pad_token_id, tokenizer.eos_token_id, *eos_ids)
         self.pad_id = next((int(i) for i in special if i is not None), 0)
-        kept = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id}
-        unknown = tokenizer.unk_token_id
-        self._unknown_id = None if unknown in kept else unknown
-        model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
-        self._drops_words = isinstance(model, WordLevel) and unknown is None
+        self._unknown_id, self._unknown_literal = _unknown_token(tokenizer)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Ids of a prompt up to where the response begins.
@@ -88,14 +84,20 @@ class Tokenization:
         return [str(self._tokenizer.decode([token])) for token in ids]
 
     def _ids(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        encoded = self._tokenizer(
-            text,
-            add_special_tokens=add_special_tokens,
-            return_attention_mask=False,
-            return_offsets_mapping=bool(self._tokenizer.is_fast),
-            truncation=False,
-            verbose=False,
-        )
+        try:
+            encoded = self._tokenizer(
+                text,
+                add_special_tokens=add_special_tokens,
+                return_attention_mask=False,
+                return_offsets_mapping=bool(self._tokenizer.is_fast),
+                truncation=False,
+                verbose=False,
+            )
+        except Exception as error:  # all that a word-level tokenizer without unknown token raises
+            raise TokenError(
+                f"the tokenizer of {self._name} cannot read {text!r}: {error}. Use words the model "
+                "knows, or choose a backbone with a larger vocabulary"
+            ) from error
         ids = [int(token) for token in encoded["input_ids"]]
         unknown = self._unknown_words(text, ids, encoded.get("offset_mapping"))
         if unknown:
@@ -109,15 +111,14 @@ class Tokenization:
     def _unknown_words(
         self, text: str, ids: Sequence[int], offsets: Sequence[tuple[int, int]] | None
     ) -> list[str]:
-        """Words that became the unknown token, or, without such a token, were left out."""
-        if self._unknown_id is None:
-            return _left_out(text, offsets) if self._drops_words and offsets is not None else []
-        if self._unknown_id not in ids:
+        """Words that became the unknown token."""
+        if self._unknown_id is None or self._unknown_id not in ids:
             return []
         if offsets is None:
             return [text]
         spans = zip(ids, offsets, strict=True)
-        return [text[start:end] for token, (start, end) in spans if token == self._unknown_id]
+        words = [text[start:end] for token, (start, end) in spans if token == self._unknown_id]
+        return [word for word in words if word.lower() != self._unknown_literal]
 
     def _described(self, word: str) -> str:
         vocabulary = self._tokenizer.get_vocab()
@@ -127,10 +128,18 @@ class Tokenization:
         return f"{word!r} (did you mean {close[0]!r}?)" if close else repr(word)
 
 
-def _left_out(text: str, offsets: Sequence[tuple[int, int]]) -> list[str]:
-    """Stretches of text that no token covers."""
-    covered = [False] * len(text)
-    for start, end in offsets:
-        covered[start:end] = [True] * (end - start)
-    kept = [" " if seen else letter for letter, seen in zip(text, covered, strict=True)]
-    return "".join(kept).split()
+def _unknown_token(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, str | None]:
+    """Id that unknown words get, and the one word that has this id by right, if any.
+
+    Byte-level tokenizers name their end token as unknown token too, and never use it. Some
+    word-level ones declare none, and the model inside falls back on an ordinary word.
+    """
+    declared = tokenizer.unk_token_id
+    if declared is not None:
+        special = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id}
+        return (None if declared in special else int(declared)), None
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    if not isinstance(model, WordLevel):
+        return None, None
+    fallback = tokenizer.get_vocab().get(model.unk_token)
+    return fallback, model.unk_token.lower()

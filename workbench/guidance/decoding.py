@@ -13,7 +13,7 @@ to the pass that read it (harm score); a token is reported once all that was ask
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -29,6 +29,7 @@ SlotAttention = Literal["none", "mean", "heads"]
 FinishReason = Literal["stop", "length"]
 
 
+@runtime_checkable
 class ObserverSettings(Protocol):
     """Of an observer's configuration, what decoding needs to know."""
 
@@ -38,6 +39,7 @@ class ObserverSettings(Protocol):
         ...
 
 
+@runtime_checkable
 class HarmObserver(Protocol):
     """Whatever scores a response by its states; a ``ValueModule`` is one."""
 

@@ -11,7 +11,7 @@ that is abandoned leaves the model untouched.
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -54,6 +54,7 @@ class Reading:
     open: Bool[Tensor, " batch"]
 
 
+@runtime_checkable
 class GuidanceSession(Protocol):
     """A guidance at work on one batch of prompts."""
 
@@ -85,6 +86,7 @@ class GuidanceSession(Protocol):
         ...
 
 
+@runtime_checkable
 class Guidance(Protocol):
     """One way to steer a frozen backbone."""
 

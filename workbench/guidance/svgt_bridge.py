@@ -159,13 +159,13 @@ class _BridgeSession:
 
     @property
     def open(self) -> Bool[Tensor, " batch"] | None:
-        return self._latest().open
+        return None if self._write is None else self._write.open
 
     @property
     def response_shift(self) -> Int[Tensor, " batch"] | None:
-        if self._guidance.closed_rows == "shifted":
+        if self._write is None or self._guidance.closed_rows == "shifted":
             return None
-        return self._latest().open.long() * self._settings.n_bridge
+        return self._write.open.long() * self._settings.n_bridge
 
     @property
     def slot_layers(self) -> range:

@@ -18,7 +18,7 @@ graph, so training through the slots costs the blocks above L only.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -33,6 +33,7 @@ ClosedRows = Literal["shifted", "plain"]
 States = Mapping[int, Float[Tensor, "batch seq d_model"]]
 
 
+@runtime_checkable
 class TriggerSettings(Protocol):
     """Of a writer's trigger, what decoding needs to know."""
 
@@ -42,6 +43,7 @@ class TriggerSettings(Protocol):
         ...
 
 
+@runtime_checkable
 class SlotSettings(Protocol):
     """Of a writer's configuration, what the slots need to know."""
 
@@ -71,6 +73,7 @@ class SlotSettings(Protocol):
         ...
 
 
+@runtime_checkable
 class BridgeWriter(Protocol):
     """Whatever turns residual states into bridge tokens; a ``ValueModule`` is one."""
 

@@ -1,0 +1,180 @@
+"""Every way a checkpoint can be wrong ends in one clear sentence."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+if TYPE_CHECKING:
+    from workbench.backbone import TransformerLensBackbone
+
+
+@pytest.fixture
+def load() -> object:
+    from workbench.backbone import load_backbone
+
+    return load_backbone
+
+
+@pytest.fixture
+def error() -> object:
+    from workbench.errors import BackboneError
+
+    return BackboneError
+
+
+def edit_config(folder: Path, **changes: object) -> object:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_sizes_are_those_of_the_checkpoint(backbone: "TransformerLensBackbone") -> None:
+    assert (backbone.n_layers, backbone.n_heads, backbone.d_model) == (4, 4, 64)
+    assert backbone.vocab_size == 128
+    assert backbone.n_ctx == (128 if "gpt2" in backbone.name else 256)
+    assert backbone.eos_ids == (127,)
+    assert backbone.dtype == torch.float32
+
+
+def test_unknown_name_lists_the_embedded_ones(
+    load: Callable[..., object], error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=r"unknown backbone 'testbed-lama'.*testbed-llama"):
+        load("testbed-lama")
+
+
+def test_hub_id_without_network(
+    load: Callable[..., object], error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(error, match="could not be fetched from the Hugging Face hub"):
+        load("nobody/no-such-model")
+
+
+def test_missing_folder_and_file_instead_of_folder(
+    load: Callable[..., object], error: type[Exception], copy_folder: Callable[..., Path]
+) -> None:
+    with pytest.raises(error, match="there is no folder"):
+        load("/no/such/folder")
+    with pytest.raises(error, match="is a file"):
+        load(copy_folder() / "config.json")
+
+
+def test_folder_without_config(
+    load: Callable[..., object], error: type[Exception], copy_folder: Callable[..., Path]
+) -> None:
+    folder = copy_folder()
+    (folder / "config.json").unlink()
+    with pytest.raises(error, match=r"has no config\.json"):
+        load(folder)
+
+
+def test_missing_weights(
+    load: Callable[..., object], error: type[Exception], copy_folder: Callable[..., Path]
+) -> None:
+    folder = copy_folder()
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(error, match=r"no model\.safetensors"):
+        load(folder)
+
+
+def test_pickled_weights_are_not_read(
+    load: Callable[..., object], error: type[Exception], copy_folder: Callable[..., Path]
+) -> None:
+    folder = copy_folder()
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    with pytest.raises(error, match="pickled"):
+        load(folder)
+
+
+def test_truncated_weights(
+    load: Callable[..., object], error: type[Exception], copy_folder: Callable[..., Path]
+) -> None:
+    path = copy_folder() / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:100_000])
+    with pytest.raises(error, match="cannot be read"):
+        load(path.parent)
+
+
+def test_a_missing_tensor_is_not_filled_with_noise(
+    load: Callable[..., object], error: type[Exception], copy_folder: Callable[..., Path]
+) -> None:
+    path = copy_folder() / "model.safetensors"
+    weights = load_file(path)
+    del weights["model.layers.2.mlp.up_proj.weight"]
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(error, match=r"lacks weights.*layers\.2\.mlp\.up_proj"):
+        load(path.parent)
+
+
+def test_weights_of_another_size(
+    load: Callable[..., object], error: type[Exception], copy_folder: Callable[..., Path]
+) -> None:
+    folder = copy_folder()
+    edit_config(folder, hidden_size=32, head_dim=8)
+    with pytest.raises(error):
+        load(folder)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_non_finite_weights_are_named(
+    load: Callable[..., object],
+    error: type[Exception],
+    copy_folder: Callable[..., Path],
+    bad: float,
+) -> None:
+    path = copy_folder() / "model.safetensors"
+    weights = load_file(path)
+    weights["model.layers.1.self_attn.q_proj.weight"][3, 4] = bad
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(error, match=r"NaN or infinite weights in model\.layers\.1\.self_attn"):
+        load(path.parent)
+
+
+def test_missing_tokenizer(
+    load: Callable[..., object], error: type[Exception], copy_folder: Callable[..., Path]
+) -> None:
+    folder = copy_folder()
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(error, match="no readable tokenizer"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}, "encoder-decoder"),
+        ({"model_type": "bert", "architectures": ["BertForMaskedLM"]}, "no causal language model"),
+        ({"model_type": "bert", "architectures": ["BertLMHeadModel"]}, "no causal language model"),
+        ({"model_type": "no-such-model"}, "known architecture"),
+    ],
+)
+def test_wrong_kind_of_model(
+    load: Callable[..., object],
+    error: type[Exception],
+    copy_folder: Callable[..., Path],
+    changes: dict[str, object],
+    message: str,
+) -> None:
+    folder = copy_folder()
+    edit_config(folder, **changes)
+    with pytest.raises(error, match=message):
+        load(folder)
+
+
+def test_recurrent_models_are_refused(error: type[Exception]) -> None:
+    from transformers import AutoTokenizer, MambaConfig, MambaForCausalLM
+
+    from workbench.backbone import wrap_model
+
+    config = MambaConfig(vocab_size=16, hidden_size=16, num_hidden_layers=1, state_size=4)
+    tokenizer = AutoTokenizer.from_pretrained("tests/fixtures/tiny-gpt2")
+    with pytest.raises(error):
+        wrap_model("mamba", MambaForCausalLM(config).eval(), tokenizer)
