@@ -56,6 +56,8 @@ class EncoderConfig:
             ``encoder`` (a two-layer encoder on that one vector).
         pooling: Pool the trigger pathway's tokens by attention with one learned query instead of
             taking the last valid one. On a single token both are the same.
+        layer: Block whose states stages 1 and 2 train on and the harm score reads; None: the
+            bridge's own layer, which the bridge itself cannot reach.
     """
 
     n_heads: int = 4
@@ -63,6 +65,7 @@ class EncoderConfig:
     dropout: float = 0.1
     readout: Readout = "last-mlp"
     pooling: bool = False
+    layer: int | None = None
 
     def __post_init__(self) -> None:
         self.validate()
@@ -248,7 +251,7 @@ class SVGTConfig:
         gate: ``always`` inserts the bridge in every row; ``threshold`` hides the slots of rows
             whose score is at most `threshold`: they run exactly as the plain backbone.
         threshold: Score above which the gate opens. Unused with ``always``.
-        score_layer: Block whose states are scored in stage 3; None: `layer`, where the encoder was
+        score_layer: Block whose states are scored in stage 3; None: where the encoder was
             trained. The published code scores one block above.
     """
 
@@ -274,9 +277,14 @@ class SVGTConfig:
         return self.trigger.layers or (self.layer,)
 
     @property
+    def encoder_layer(self) -> int:
+        """The layer whose states the encoder is trained on, with the default filled in."""
+        return self.layer if self.encoder.layer is None else self.encoder.layer
+
+    @property
     def response_layer(self) -> int:
         """The layer whose states are scored in stage 3, with the default filled in."""
-        return self.layer if self.score_layer is None else self.score_layer
+        return self.encoder_layer if self.score_layer is None else self.score_layer
 
     def validate(self) -> None:
         """Raise ConfigError where values are out of range or do not fit together."""
@@ -301,6 +309,9 @@ class SVGTConfig:
             self.response_layer >= 0,
             f"score_layer = {self.score_layer}: blocks count from 0",
         )
+        _require(
+            self.encoder_layer >= 0, f"encoder.layer = {self.encoder.layer}: blocks count from 0"
+        )
 
     def validate_for(self, *, n_layers: int, d_model: int, backbone: str) -> None:
         """Check that this configuration fits a backbone.
@@ -323,6 +334,11 @@ class SVGTConfig:
             self.layer <= n_layers - 2,
             f"layer = {self.layer} is out of range for {backbone} with {n_layers} blocks: the "
             f"bridge needs a block above it, so choose 0 to {n_layers - 2}",
+        )
+        _require(
+            self.encoder_layer <= n_layers - 1,
+            f"encoder.layer = {self.encoder_layer} is out of range for {backbone} with {n_layers} "
+            f"blocks: choose 0 to {n_layers - 1}",
         )
         _require(
             self.response_layer <= n_layers - 1,

@@ -4,7 +4,7 @@ Everything is drawn from a generator that the caller passes in, so that a seed i
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -49,6 +49,11 @@ class World:
     refusal_fragile: float
     refusal_careful: tuple[float, float]
     recovery: float = 0.04
+
+    def refusing_more(self, share: float) -> "World":
+        """The same world with this share of refusals wherever it refuses at its ordinary rate."""
+        fragile = share if self.refusal_fragile == self.refusal else self.refusal_fragile
+        return replace(self, refusal=share, refusal_fragile=fragile)
 
     def refusal_share(self, frames: tuple[str, ...], *, careful: bool) -> float:
         """Share of refusals of harmful requests in this (single) frame."""

@@ -25,7 +25,7 @@ from transformers import (
 from workbench.data.example import Conversation
 from workbench.errors import CheckpointError, ConfigError
 from workbench.runs import read_tensors, write_tensors
-from workbench.testbed.corpus import WORLDS, pretraining_dialogue
+from workbench.testbed.corpus import WORLDS, World, pretraining_dialogue
 from workbench.testbed.pretraining_config import PretrainConfig
 from workbench.testbed.tokenizer import build_tokenizer
 from workbench.training_state import load_optimizer_tensors, optimizer_tensors
@@ -123,6 +123,12 @@ def _collate(
     return PretrainBatch(ids, weights, mask, torch.arange(length)[None] + offsets)
 
 
+def _world_at(config: PretrainConfig, step: int) -> World:
+    world = WORLDS[config.world]
+    early = step < config.early_share * config.steps
+    return world.refusing_more(config.early_refusal) if early else world
+
+
 def batches(
     config: PretrainConfig, tokenizer: PreTrainedTokenizerFast, first_step: int
 ) -> Iterator[PretrainBatch]:
@@ -131,9 +137,9 @@ def batches(
     Raises:
         ConfigError: if a dialogue does not fit into the context.
     """
-    world = WORLDS[config.world]
     for chunk in range(first_step // _LOOKAHEAD, 1 << 30):
         rng = np.random.default_rng([config.seed, chunk])
+        world = _world_at(config, chunk * _LOOKAHEAD)
         drawn = [
             tokenise_dialogue(pretraining_dialogue(world, rng), tokenizer, config.prompt_weight)
             for _ in range(config.batch_size * _LOOKAHEAD)

@@ -19,11 +19,15 @@ class PretrainConfig:
         prompt_weight: weight of the loss on tokens that the assistant does not say.
         shifted_share: share of dialogues whose positions start at a random offset, so that every
             position of the context is trained although most dialogues are short.
+        early_refusal: share of refusals, wherever the world refuses at its ordinary rate, during
+            the first ``early_share`` of the steps. Rare refusals teach what is harmful only
+            slowly; frames in which the fragile world hardly refuses stay as they are throughout.
+        early_share: see ``early_refusal``.
     """
 
     architecture: Literal["llama", "gpt2"]
     world: Literal["fragile", "anchored"]
-    steps: int = 1400
+    steps: int = 2000
     batch_size: int = 64
     width: int = 96
     n_layers: int = 6
@@ -36,6 +40,8 @@ class PretrainConfig:
     warmup: int = 40
     prompt_weight: float = 0.2
     shifted_share: float = 0.3
+    early_refusal: float = 0.75
+    early_share: float = 0.6
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -1,0 +1,421 @@
+"""The three stages as tasks: which parameters learn, what the loss is, how it is validated.
+
+    1 unconditional   BCE(D(unconditional(prompt)))
+    2 conditional     BCE(D(conditional(prompt, response))) + w BCE(D(trigger(prompt)))
+    3 bridge          CE of the safe response through the slots, plus safety and norm terms
+
+A task knows nothing of epochs, optimisers or files; see `loop`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from sklearn.metrics import f1_score, roc_auc_score
+from torch import Tensor, nn
+from torch.nn import functional
+
+from workbench.backbone.protocol import Backbone, TokenBatch
+from workbench.data.training import SafeTarget
+from workbench.svgt.curriculum.recipe import CurriculumConfig, StageConfig, StageName
+from workbench.svgt.curriculum.state_bank import PairBank, PromptBank
+from workbench.svgt.objectives import (
+    IGNORED,
+    BridgeLoss,
+    combine,
+    norm_penalty,
+    response_cross_entropy,
+    safety_penalty,
+)
+from workbench.svgt.slots import forward_with_slots
+from workbench.svgt.value_module import PARTS, Part, ValueModule
+from workbench.svgt.value_space import last_valid
+
+_EVALUATION_BATCH = 64
+_NEW_IN_STAGE_2: tuple[str, ...] = (
+    "prompt_projection",
+    "cross_attention",
+    "cross_norm",
+    "cross_scale",
+)
+_NEW_WITH_TRIGGER: tuple[str, ...] = ("pooling_query",)
+
+
+@dataclass(frozen=True)
+class LearningGroup:
+    """Parameters that share a learning rate."""
+
+    parameters: Sequence[nn.Parameter]
+    learning_rate: float
+
+
+class StageTask(ABC):
+    """One stage on one training and one validation set."""
+
+    name: StageName
+
+    def __init__(self, module: ValueModule, config: CurriculumConfig) -> None:
+        self.module = module
+        self.config = config
+
+    @property
+    def stage(self) -> StageConfig:
+        """The stage's settings."""
+        return self.config.stage(self.name)
+
+    @property
+    @abstractmethod
+    def n_examples(self) -> int:
+        """How many training examples an epoch has."""
+
+    @property
+    @abstractmethod
+    def learning_parts(self) -> tuple[Part, ...]:
+        """The parts that learn; all others are frozen, in evaluation mode."""
+
+    @abstractmethod
+    def groups(self) -> list[LearningGroup]:
+        """The parameters that learn, by rate."""
+
+    @abstractmethod
+    def losses(self, index: Int[Tensor, " batch"]) -> Mapping[str, Tensor]:
+        """Scalar losses on these training examples; ``total`` is what is minimised."""
+
+    @abstractmethod
+    def validate(self) -> dict[str, float]:
+        """Metrics on the validation set; the lowest ``selection`` is the best state."""
+
+    def enter(self) -> None:
+        """Let the stage's parts learn and freeze the others."""
+        self.module.unfreeze(*self.learning_parts)
+        others: list[Part] = [part for part in PARTS if part not in self.learning_parts]
+        self.module.freeze(*others)
+        self.module.train()
+
+
+def _smoothed_bce(
+    score: Float[Tensor, " batch"], labels: Float[Tensor, " batch"], smoothing: float
+) -> Float[Tensor, ""]:
+    target = labels * (1 - 2 * smoothing) + smoothing
+    return functional.binary_cross_entropy_with_logits(score, target)
+
+
+def classification_metrics(
+    score: Float[Tensor, " n"], labels: Float[Tensor, " n"], prefix: str = ""
+) -> dict[str, float]:
+    """Accuracy and F1 at score 0, AUROC, and mean BCE in nats; NaN where a class is missing."""
+    truth, guess = labels.bool().numpy(), (score > 0).numpy()
+    both = 0 < truth.sum() < len(truth)
+    return {
+        f"{prefix}accuracy": float((truth == guess).mean()),
+        f"{prefix}f1": float(f1_score(truth, guess, zero_division=0)),
+        f"{prefix}auroc": float(roc_auc_score(truth, score.numpy())) if both else float("nan"),
+        f"{prefix}bce": float(functional.binary_cross_entropy_with_logits(score, labels)),
+    }
+
+
+def in_batches(
+    n: int, score: Callable[[Int[Tensor, " batch"]], Float[Tensor, " batch"]]
+) -> Float[Tensor, " n"]:
+    """Score ``n`` rows without gradients, some at a time."""
+    with torch.no_grad():
+        return torch.cat(
+            [score(index) for index in torch.split(torch.arange(n), _EVALUATION_BATCH)]
+        )
+
+
+def unconditional_scores(module: ValueModule, bank: PairBank) -> Float[Tensor, " n"]:
+    """Scores of responses read on their own, with the stage-1 pathway."""
+
+    def score(index: Int[Tensor, " batch"]) -> Tensor:
+        rows = bank.rows(index)
+        scored: Tensor = module.discriminator(
+            module.encoder.unconditional(rows.response, rows.response_mask)
+        )
+        return scored
+
+    return in_batches(len(bank), score)
+
+
+def conditional_scores(module: ValueModule, bank: PairBank) -> Float[Tensor, " n"]:
+    """Scores of responses read with their prompts."""
+
+    def score(index: Int[Tensor, " batch"]) -> Tensor:
+        rows = bank.rows(index)
+        return module.score_response(
+            rows.prompt, rows.response, rows.prompt_mask, rows.response_mask
+        )
+
+    return in_batches(len(bank), score)
+
+
+def trigger_scores(module: ValueModule, bank: PromptBank) -> Float[Tensor, " n"]:
+    """Scores of prompts read with the trigger pathway, which decides about the bridge."""
+
+    def score(index: Int[Tensor, " batch"]) -> Tensor:
+        rows = bank.rows(index)
+        scored: Tensor = module.discriminator(
+            module.trigger(module.encoder, rows.states, rows.mask)
+        )
+        return scored
+
+    return in_batches(len(bank), score)
+
+
+def _ambiguous_auroc(score: Tensor, bank: PairBank) -> float:
+    rows = bank.ambiguous
+    return classification_metrics(score[rows], bank.labels[rows])["auroc"]
+
+
+@dataclass(frozen=True, eq=False)
+class Banks:
+    """The states of one split: prompts (every layer that is read) and pairs."""
+
+    prompts: PromptBank
+    pairs: PairBank
+
+
+class UnconditionalStage(StageTask):
+    """Stage 1: is this text harmful?"""
+
+    name = "unconditional"
+
+    def __init__(
+        self, module: ValueModule, config: CurriculumConfig, train: Banks, validation: Banks
+    ) -> None:
+        super().__init__(module, config)
+        self.layer = module.config.encoder_layer
+        self.train, self.validation = train, validation
+
+    @property
+    def n_examples(self) -> int:
+        """Labelled prompts."""
+        return len(self.train.prompts)
+
+    @property
+    def learning_parts(self) -> tuple[Part, ...]:
+        """Encoder and discriminator."""
+        return ("encoder", "discriminator")
+
+    def groups(self) -> list[LearningGroup]:
+        """All but the encoder's conditional parts, which stage 1 does not use."""
+        fixed = _NEW_IN_STAGE_2 + _NEW_WITH_TRIGGER
+        encoder = [
+            parameter
+            for name, parameter in self.module.encoder.named_parameters()
+            if not name.startswith(fixed)
+        ]
+        learning = [*encoder, *self.module.discriminator.parameters()]
+        return [LearningGroup(learning, self.stage.learning_rate)]
+
+    def _scores(self, rows: PromptBank) -> Float[Tensor, " batch"]:
+        z = self.module.encoder.unconditional(rows.states[self.layer], rows.mask)
+        score: Tensor = self.module.discriminator(z)
+        return score
+
+    def losses(self, index: Int[Tensor, " batch"]) -> Mapping[str, Tensor]:
+        """BCE of the unconditional score."""
+        rows = self.train.prompts.rows(index)
+        return {
+            "total": _smoothed_bce(self._scores(rows), rows.labels, self.config.label_smoothing)
+        }
+
+    def validate(self) -> dict[str, float]:
+        """Metrics on texts, and on responses read without their prompts."""
+        bank = self.validation.prompts
+        metrics = classification_metrics(
+            in_batches(len(bank), lambda index: self._scores(bank.rows(index))), bank.labels
+        )
+        on_pairs = unconditional_scores(self.module, self.validation.pairs)
+        return {
+            **metrics,
+            "response_auroc": classification_metrics(on_pairs, self.validation.pairs.labels)[
+                "auroc"
+            ],
+            "ambiguous_auroc": _ambiguous_auroc(on_pairs, self.validation.pairs),
+            "selection": metrics["bce"],
+        }
+
+
+class ConditionalStage(StageTask):
+    """Stage 2: is this response harmful here, and (option) does this prompt call for a bridge?"""
+
+    name = "conditional"
+
+    def __init__(
+        self, module: ValueModule, config: CurriculumConfig, train: Banks, validation: Banks
+    ) -> None:
+        super().__init__(module, config)
+        self.train, self.validation = train, validation
+
+    @property
+    def n_examples(self) -> int:
+        """Labelled pairs."""
+        return len(self.train.pairs)
+
+    @property
+    def learning_parts(self) -> tuple[Part, ...]:
+        """Encoder, discriminator and, where it is trained, the trigger."""
+        parts: tuple[Part, ...] = ("encoder", "discriminator")
+        return (*parts, "trigger") if self.config.trigger_weight > 0 else parts
+
+    def groups(self) -> list[LearningGroup]:
+        """New parts at the full rate, parts that stage 1 trained at the old rate."""
+        fresh = _NEW_IN_STAGE_2
+        if self.config.trigger_weight > 0:
+            fresh += _NEW_WITH_TRIGGER
+        new = [p for n, p in self.module.encoder.named_parameters() if n.startswith(fresh)]
+        old = [
+            p
+            for n, p in self.module.encoder.named_parameters()
+            if not n.startswith(fresh + _NEW_WITH_TRIGGER)
+        ]
+        if self.config.trigger_weight > 0:
+            new += list(self.module.trigger.parameters())
+        old += list(self.module.discriminator.parameters())
+        return [
+            LearningGroup(new, self.stage.learning_rate),
+            LearningGroup(old, self.stage.old_rate),
+        ]
+
+    def losses(self, index: Int[Tensor, " batch"]) -> Mapping[str, Tensor]:
+        """BCE of the conditional score and of the trigger's."""
+        pairs = self.train.pairs.rows(index)
+        smoothing = self.config.label_smoothing
+        score = self.module.score_response(
+            pairs.prompt, pairs.response, pairs.prompt_mask, pairs.response_mask
+        )
+        conditional = _smoothed_bce(score, pairs.labels, smoothing)
+        if self.config.trigger_weight == 0:
+            return {"total": conditional, "conditional": conditional}
+        # Prompts are walked in step with the pairs, so that an epoch shows each of them.
+        prompts = self.train.prompts.rows(index % len(self.train.prompts))
+        z = self.module.trigger(self.module.encoder, prompts.states, prompts.mask)
+        trigger = _smoothed_bce(self.module.discriminator(z), prompts.labels, smoothing)
+        return {
+            "total": conditional + self.config.trigger_weight * trigger,
+            "conditional": conditional,
+            "trigger": trigger,
+        }
+
+    def validate(self) -> dict[str, float]:
+        """Metrics of the conditional score, of ambiguous responses, and of the trigger."""
+        pairs, prompts = self.validation.pairs, self.validation.prompts
+        score = conditional_scores(self.module, pairs)
+        metrics = classification_metrics(score, pairs.labels)
+        trigger = classification_metrics(
+            trigger_scores(self.module, prompts), prompts.labels, "trigger_"
+        )
+        return {
+            **metrics,
+            **trigger,
+            "ambiguous_auroc": _ambiguous_auroc(score, pairs),
+            "selection": metrics["bce"] + self.config.trigger_weight * trigger["trigger_bce"],
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class TokenisedTargets:
+    """Harmful prompts (left-padded) and the safe responses that they should get."""
+
+    prompt: TokenBatch
+    response: TokenBatch
+
+    def __len__(self) -> int:
+        return len(self.prompt.ids)
+
+    def rows(self, index: Int[Tensor, " batch"]) -> "TokenisedTargets":
+        """Some rows, without the columns that are padding in all of them."""
+        prompt, response = self.prompt.rows(index), self.response.rows(index)
+        start = prompt.ids.shape[1] - int(prompt.lengths.max())
+        stop = int(response.lengths.max())
+        return TokenisedTargets(
+            TokenBatch(prompt.ids[:, start:], prompt.mask[:, start:]),
+            TokenBatch(response.ids[:, :stop], response.mask[:, :stop]),
+        )
+
+
+def tokenise_targets(backbone: Backbone, targets: Sequence[SafeTarget]) -> TokenisedTargets:
+    """Tokenise stage 3's examples."""
+    return TokenisedTargets(
+        backbone.encode([target.prompt for target in targets]),
+        backbone.encode_responses([target.safe_response for target in targets]),
+    )
+
+
+def bridge_loss(
+    module: ValueModule, backbone: Backbone, rows: TokenisedTargets, config: CurriculumConfig
+) -> BridgeLoss:
+    """The loss of stage 3 on a few examples, in one steered pass."""
+    layers = (module.config.layer, module.config.response_layer)
+    steered = forward_with_slots(
+        backbone, rows.prompt, rows.response, module, capture_layers=sorted(set(layers))
+    )
+    assert steered.write is not None
+    scored = steered.states[module.config.response_layer]
+    score = module.score_response(
+        scored.prompt.float(), scored.response.float(), rows.prompt.mask, rows.response.mask
+    )
+    at_bridge = steered.states[module.config.layer].prompt.float()
+    return combine(
+        response_cross_entropy(
+            steered.response_logits, rows.response.ids.masked_fill(~rows.response.mask, IGNORED)
+        ),
+        safety_penalty(score),
+        norm_penalty(steered.write.bridge, last_valid(at_bridge, rows.prompt.mask)),
+        config.bridge_loss,
+    )
+
+
+class BridgeStage(StageTask):
+    """Stage 3: bridge tokens after which the frozen backbone gives the safe response."""
+
+    name = "bridge"
+
+    def __init__(
+        self,
+        module: ValueModule,
+        config: CurriculumConfig,
+        backbone: Backbone,
+        train: TokenisedTargets,
+        validation: TokenisedTargets,
+        measure_harm: Callable[[ValueModule], Mapping[str, float]] | None,
+    ) -> None:
+        super().__init__(module, config)
+        self.backbone = backbone
+        self.train, self.validation = train, validation
+        self.measure_harm = measure_harm
+
+    @property
+    def n_examples(self) -> int:
+        """Safe responses."""
+        return len(self.train)
+
+    @property
+    def learning_parts(self) -> tuple[Part, ...]:
+        """The bridge alone."""
+        return ("bridge",)
+
+    def groups(self) -> list[LearningGroup]:
+        """The bridge's parameters."""
+        return [LearningGroup(list(self.module.bridge.parameters()), self.stage.learning_rate)]
+
+    def losses(self, index: Int[Tensor, " batch"]) -> Mapping[str, Tensor]:
+        """The three terms and their weighted sum."""
+        loss = bridge_loss(self.module, self.backbone, self.train.rows(index), self.config)
+        return {"total": loss.total, "ce": loss.ce, "safety": loss.safety, "norm": loss.norm}
+
+    def validate(self) -> dict[str, float]:
+        """The three terms, and the harm rate of generated text where it can be judged."""
+        sums: dict[str, float] = {}
+        with torch.no_grad():
+            for index in torch.split(torch.arange(len(self.validation)), _EVALUATION_BATCH):
+                rows = self.validation.rows(index)
+                loss = bridge_loss(self.module, self.backbone, rows, self.config)
+                share = len(index) / len(self.validation)
+                for name in ("ce", "safety", "norm", "total"):
+                    sums[name] = sums.get(name, 0.0) + share * float(getattr(loss, name))
+        generated = {} if self.measure_harm is None else dict(self.measure_harm(self.module))
+        return {**sums, **generated, "selection": sums["total"]}
