@@ -18,6 +18,7 @@ from typing import Literal
 
 from workbench import svgt
 from workbench.backbone.protocol import Backbone
+from workbench.config import to_mapping
 from workbench.errors import CheckpointError, ConfigError
 from workbench.guidance.none import NoGuidance
 from workbench.guidance.protocol import Guidance
@@ -166,6 +167,20 @@ def load_guidance(
         momentum=options.momentum,
         closed_rows=_closed_rows(module.config),
     )
+
+
+def identify_guidance(
+    spec: GuidanceSpec, backbone: Backbone, options: GuidanceOptions | None = None
+) -> dict[str, object]:
+    """What a record keeps of a guidance: options and the hash of its weights.
+
+    Raises:
+        CheckpointError: See :func:`load_module`.
+    """
+    if spec.family == "none":
+        return {}
+    record = read_checkpoint_record(find_value_module(spec.config, backbone))
+    return {"weights_sha256": record.weights_sha256, **to_mapping(options or GuidanceOptions())}
 
 
 def _closed_rows(config: SVGTConfig) -> ClosedRows:

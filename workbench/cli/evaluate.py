@@ -1,0 +1,98 @@
+"""``workbench evaluate``: harm, refusals and fluency with and without guidance."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+_HELP = """Measure what guidance does: harm, refusals, broken replies and fluency.
+
+The prompts come from the embedded world, whose oracle knows for every reply whether it is
+harmful. Four test splits: held-out intents, held-out words, unseen frames, and two frames at
+once. Name [bold]none[/bold] among the guidances to get the changes against the plain model, on
+the same prompts with the same random numbers.
+
+Example:
+
+  workbench evaluate --backbone testbed-llama --guidance none,svgt --out runs/first
+
+A quick look first, with 20 prompts of each kind and split:
+
+  workbench evaluate --guidance none,svgt --out runs/quick --limit 20
+
+OUT gets summary.json (estimates with 95% intervals), metrics.parquet (every prompt),
+replies.parquet (the texts) and run.json. After an interruption the same command with --resume
+goes on where it stopped.
+"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("evaluate", help=_HELP)(evaluate)
+
+
+def evaluate(
+    out: Annotated[Path, typer.Option(help="A new folder for the results.")],
+    backbone: Annotated[
+        str, typer.Option(help="Embedded name, checkpoint folder or Hugging Face id.")
+    ] = "testbed-llama",
+    guidance: Annotated[
+        str,
+        typer.Option(help="Separated by commas: none, svgt, svgt:CONFIG, svgt:FOLDER."),
+    ] = "none,svgt",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of prompts and sampling.")] = 0,
+    limit: Annotated[
+        int, typer.Option(min=1, help="Prompts of each kind and split; small for a quick look.")
+    ] = 150,
+    splits: Annotated[
+        str | None,
+        typer.Option(help="Separated by commas; the four test splits by default."),
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(help="1: the model as it is; the paper uses 0.7.")
+    ] = 1.0,
+    top_p: Annotated[float, typer.Option(help="1: all tokens; the paper uses 0.9.")] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Limit of a reply.")] = 80,
+    gate_scale: Annotated[float, typer.Option(help="Strength of the bridge; 1 as trained.")] = 1.0,
+    refresh: Annotated[
+        int, typer.Option(min=0, help="New tokens between two writes of the bridge; 0: once.")
+    ] = 5,
+    beta: Annotated[float, typer.Option(help="Share of the old bridge a refresh keeps.")] = 0.8,
+    resume: Annotated[bool, typer.Option(help="Go on with an interrupted evaluation.")] = False,
+) -> None:
+    """Measure what guidance does; see ``_HELP``."""
+    from workbench.backbone import load_backbone
+    from workbench.cli._evaluating import evaluate_with_progress, print_results
+    from workbench.evaluation import Evaluation, EvaluationConfig, embedded_benchmark
+    from workbench.evaluation.running import RUN_KIND
+    from workbench.guidance.registry import (
+        GuidanceOptions,
+        identify_guidance,
+        load_guidance,
+        parse_guidance_list,
+    )
+    from workbench.runs import RunFolder
+    from workbench.testbed.splits import TEST_SPLITS
+
+    specs = parse_guidance_list(guidance)
+    options = GuidanceOptions(gate_scale=gate_scale, refresh=refresh or None, momentum=beta)
+    wanted = TEST_SPLITS if splits is None else [name.strip() for name in splits.split(",")]
+    benchmark = embedded_benchmark(wanted, n_per_kind=limit, seed=seed)
+    config = EvaluationConfig(temperature, top_p, max_new_tokens=max_new_tokens)
+    model = load_backbone(backbone)
+    evaluation = Evaluation(
+        model,
+        {spec: load_guidance(spec, model, options) for spec in specs},
+        benchmark,
+        config,
+        seed,
+        {spec: identify_guidance(spec, model, options) for spec in specs},
+    )
+    with RunFolder.create(
+        out, kind=RUN_KIND, config=evaluation.describe(), seed=seed, resume=resume
+    ) as run:
+        if run.record.status == "finished":
+            rows = run.read_summary()
+        else:
+            rows = evaluate_with_progress(evaluation, run)
+    print_results(rows, evaluation.n_prompts, out)
