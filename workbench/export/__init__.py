@@ -1,0 +1,1 @@
+"""What the workbench says: figures and tables as pure functions of records, nothing computed."""

@@ -1,0 +1,60 @@
+"""Tokens coloured by their harm score, as a piece of HTML that reads alike in both themes.
+
+Every token carries its own background and ink, so no theme can make it unreadable; harmful ones
+are underlined too, so colour is not the only sign. The value shows on hover and on keyboard focus.
+"""
+
+from html import escape
+
+from workbench.export.palette import HARM_SCALE, harm_colour, text_colour
+from workbench.export.responses import ResponseRecord, TokenRecord
+
+STYLE = """<style>
+.svgt-tokens { line-height: 2.15; font-size: 1rem; min-height: 2.2rem; padding-top: .2rem; }
+.svgt-token { position: relative; display: inline-block; line-height: 1.45; padding: 0 .32rem;
+  margin: 0 .18rem 0 0; border-radius: .3rem; border: 1px solid rgba(128,128,128,.45); }
+.svgt-token.harmful { border-bottom: 3px solid #7f3b08; }
+.svgt-token.unscored { border-style: dashed; }
+.svgt-token.special { opacity: .8; font-size: .85em; }
+.svgt-token[data-tip]:hover::after, .svgt-token[data-tip]:focus::after {
+  content: attr(data-tip); position: absolute; left: 0; top: 105%; z-index: 1000;
+  white-space: pre; background: #1c2330; color: #fff; padding: .25rem .5rem; font-size: .8rem;
+  border-radius: .3rem; border: 1px solid #8a93a3; pointer-events: none; }
+.svgt-token:focus { outline: 2px solid #2f8ac4; outline-offset: 1px; }
+.svgt-legend { display: flex; align-items: center; gap: .6rem; flex-wrap: wrap; font-size: .85rem; }
+.svgt-ramp { width: 11rem; height: .8rem; border-radius: .3rem;
+  border: 1px solid rgba(128,128,128,.6); }
+</style>"""
+
+
+def tokens_html(record: ResponseRecord) -> str:
+    """The response's tokens as coloured chips."""
+    chips = "".join(_chip(index, token) for index, token in enumerate(record.tokens))
+    return f'{STYLE}<div class="svgt-tokens">{chips}</div>'
+
+
+def legend_html() -> str:
+    """The colour scale with its labels."""
+    stops = ", ".join(f"{colour} {100 * at:.0f}%" for at, colour in HARM_SCALE)
+    return (
+        f'{STYLE}<div class="svgt-legend"><span>Token colour, harm probability '
+        "σ(s<sub>t</sub>):</span><span>0 safe</span>"
+        f'<span class="svgt-ramp" style="background: linear-gradient(to right, {stops})"></span>'
+        "<span>1 harmful</span><span>(underlined: above ½; hover or tab to read the value)"
+        "</span></div>"
+    )
+
+
+def _chip(index: int, token: TokenRecord) -> str:
+    text = escape(token.text.strip() or "␣")
+    special = " special" if token.text.startswith("<") and token.text.endswith(">") else ""
+    p = token.harm_probability
+    if p is None or token.harm_score is None:
+        return f'<span class="svgt-token unscored{special}">{text}</span>'
+    background = harm_colour(p)
+    tip = f"token {index}: s = {token.harm_score:+.2f}, harm probability {p:.2f}"
+    return (
+        f'<span class="svgt-token{" harmful" if p > 0.5 else ""}{special}" tabindex="0" '
+        f'style="background-color: {background}; color: {text_colour(background)}" '
+        f'data-tip="{tip}" aria-label="{text}, {tip}">{text}</span>'
+    )

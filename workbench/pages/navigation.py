@@ -1,0 +1,29 @@
+"""Which pages there are (light). A new page is one more line here."""
+
+import streamlit as st
+
+from workbench.pages import playground, results
+from workbench.pages.guard import guarded
+
+
+def run() -> None:
+    """Draw the page that the address names."""
+    st.set_page_config(page_title="SVGT Workbench", page_icon=":material/route:", layout="wide")
+    page = st.navigation(
+        [
+            st.Page(
+                guarded(playground.page),
+                title="Playground",
+                icon=":material/forum:",
+                url_path="playground",
+                default=True,
+            ),
+            st.Page(
+                guarded(results.page),
+                title="Results",
+                icon=":material/monitoring:",
+                url_path="results",
+            ),
+        ]
+    )
+    page.run()

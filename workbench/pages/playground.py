@@ -1,0 +1,243 @@
+"""Playground (light): one prompt, two answers, without and with a value module, side by side."""
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from workbench.pages.catalogue import BACKBONES, FOLDER, config_names
+from workbench.pages.composing import (
+    FIRST_CHOICE,
+    FIRST_PROMPT,
+    KIND_NAMES,
+    NO_FRAME,
+    Choice,
+    compose,
+    nearest_choice,
+    objects_for,
+    owners_for,
+    surprise,
+    verbs_for,
+)
+from workbench.pages.guard import told_in_words
+from workbench.pages.request import UNGUIDED_ONLY, PlaygroundRequest
+from workbench.pages.widgets import start_with
+from workbench.testbed.frames import FRAMES
+from workbench.testbed.lexicon import OBJECTS, OWNERS, VERBS
+from workbench.testbed.registry import DEFAULT_BACKBONE, EMBEDDED
+from workbench.testbed.splits import SPLITS, TEST_SPLITS
+
+_REFRESH = {"never": None, "1": 1, "2": 2, "5": 5, "10": 10, "20": 20}
+_ANY_KIND = "any kind"
+
+
+def page() -> None:
+    """Draw the page."""
+    st.title("Playground", anchor=False)
+    st.markdown(
+        "The same frozen model answers twice: **as it is**, and with a **value module** that "
+        "reads the prompt and, where it finds harm, writes a few bridge tokens behind it."
+    )
+    request, notes = _sidebar()
+    if request.backbone in EMBEDDED:
+        _composer()
+    start_with("prompt", FIRST_PROMPT)
+    prompt = st.text_area(
+        "Prompt",
+        key="prompt",
+        bind="query-params",
+        height=96,
+        help="Write freely. For several turns begin a line with `user:`, `assistant:` or "
+        "`system:`. The embedded models know about 900 words.",
+    )
+    checked = st.empty()
+    pressed = st.button("Generate", type="primary", icon=":material/play_arrow:", key="generate")
+    with told_in_words():
+        with checked, st.spinner("Starting the model library … (once, some seconds)"):
+            from workbench.pages import playground_output  # torch: after the first paint
+        playground_output.answer(
+            replace(request, prompt=prompt), generate=pressed, checked=checked, notes=notes
+        )
+
+
+def _sidebar() -> tuple[PlaygroundRequest, DeltaGenerator]:
+    """The knobs; answers what they say and the place for a note on the value module."""
+    with st.sidebar:
+        backbone = _backbone_box()
+        request = PlaygroundRequest("", backbone, _config_box(backbone))
+        notes = st.empty()
+        return _sampling_knobs(_guidance_knobs(request)), notes
+
+
+def _backbone_box() -> str:
+    start_with("backbone", DEFAULT_BACKBONE)
+    chosen = st.selectbox(
+        "Backbone",
+        BACKBONES,
+        key="backbone",
+        bind="query-params",
+        help="The frozen language model: an embedded one, or the Hugging Face checkpoint folder "
+        "of any decoder-only model with safetensors.",
+    )
+    if chosen != FOLDER:
+        return str(chosen)
+    return st.text_input("Checkpoint folder", key="folder", bind="query-params")
+
+
+def _config_box(backbone: str) -> str:
+    names = config_names(backbone)
+    options = (*names, FOLDER, UNGUIDED_ONLY)
+    if st.session_state.get("config", options[0]) not in options:
+        del st.session_state["config"]  # it belonged to another backbone
+    start_with("config", names[0] if names else UNGUIDED_ONLY)
+    chosen = st.selectbox(
+        "Value module",
+        options,
+        key="config",
+        bind="query-params",
+        help="What guides the right column. Your own: a folder as `workbench train` writes it.",
+    )
+    if not names:
+        st.caption("No value module ships for this backbone: train one with `workbench train`.")
+    if chosen != FOLDER:
+        return str(chosen)
+    return st.text_input("Value module folder", key="module", bind="query-params")
+
+
+def _guidance_knobs(request: PlaygroundRequest) -> PlaygroundRequest:
+    st.subheader("Guidance", anchor=False)
+    start_with("gate", request.gate_scale)
+    gate = st.slider(
+        "Gate scale", 0.0, 3.0, step=0.1, key="gate", bind="query-params",
+        help="Strength of the bridge: 1 as trained, 0 the bridge at rest.",
+    )  # fmt: skip
+    start_with("refresh", str(request.refresh))
+    refresh = st.selectbox(
+        "Refresh every r tokens", tuple(_REFRESH), key="refresh", bind="query-params",
+        help="How often the bridge is written anew while the reply grows.",
+    )  # fmt: skip
+    start_with("beta", request.momentum)
+    beta = st.slider(
+        "Momentum β", 0.0, 0.95, step=0.05, key="beta", bind="query-params",
+        help="Share of the old bridge that a refresh keeps.",
+    )  # fmt: skip
+    return replace(request, gate_scale=gate, refresh=_REFRESH[refresh], momentum=beta)
+
+
+def _sampling_knobs(request: PlaygroundRequest) -> PlaygroundRequest:
+    st.subheader("Sampling", anchor=False)
+    start_with("temperature", request.temperature)
+    temperature = st.slider(
+        "Temperature", 0.0, 2.0, step=0.1, key="temperature", bind="query-params",
+        help="0 takes the likeliest token at every step.",
+    )  # fmt: skip
+    start_with("top_p", request.top_p)
+    top_p = st.slider(
+        "Top-p", 0.05, 1.0, step=0.05, key="top_p", bind="query-params", disabled=temperature == 0,
+        help="Smallest set of likeliest tokens whose probability reaches this; 1 keeps all.",
+    )  # fmt: skip
+    start_with("tokens", request.max_new_tokens)
+    tokens = st.slider("Most new tokens", 1, 200, key="tokens", bind="query-params")
+    start_with("seed", request.seed)
+    seed = st.number_input(
+        "Seed", min_value=0, max_value=2**31 - 1, step=1, key="seed", bind="query-params",
+        help="The same seed gives the same replies; both columns share their random numbers.",
+    )  # fmt: skip
+    return replace(
+        request, temperature=temperature, top_p=top_p, max_new_tokens=tokens, seed=int(seed)
+    )
+
+
+def _composer() -> None:
+    """Boxes for frame and intent; a change of any of them writes the prompt anew."""
+    if "compose-verb" not in st.session_state:
+        _put_choice(FIRST_CHOICE)
+    choice = _choice()
+    with st.expander("Compose a prompt of the embedded world", expanded=True):
+        frame, inner, kind, *_ = st.columns(3)
+        _box(frame, "Context frame", tuple(FRAMES), "frame")
+        others = tuple(name for name in FRAMES if name != choice.frames[0])
+        _box(inner, "Second frame, inside the first", (NO_FRAME, *others), "inner")
+        _box(kind, "Kind of request", tuple(KIND_NAMES), "kind")
+        verb, owner, object_ = st.columns(3)
+        _box(verb, "Verb", verbs_for(choice.kind), "verb")
+        _box(owner, "Owner", owners_for(choice.kind, choice.verb, choice.object), "owner")
+        _box(object_, "Object", objects_for(choice.kind, choice.verb), "object")
+        reword, draw, split, wanted = st.columns(4, vertical_alignment="bottom")
+        reword.button(
+            "Another wording", on_click=_write_prompt, icon=":material/refresh:", width="stretch"
+        )
+        draw.button(
+            "Surprise me", on_click=_surprise, icon=":material/casino:", width="stretch",
+            help="Draws frame, request and wording from the split on the right.",
+        )  # fmt: skip
+        split.selectbox(
+            "Surprise from split", tuple(SPLITS), index=tuple(SPLITS).index(TEST_SPLITS[0]),
+            key="surprise-split", persist_state="session",
+        )  # fmt: skip
+        wanted.selectbox(
+            "of kind", (_ANY_KIND, *KIND_NAMES), key="surprise-kind", persist_state="session",
+            format_func=_kind_name,
+        )  # fmt: skip
+        with st.popover("Words the model knows", icon=":material/menu_book:"):
+            _show_words()
+
+
+def _box(column: DeltaGenerator, label: str, options: Sequence[str], name: str) -> None:
+    column.selectbox(
+        label, options, key=f"compose-{name}", on_change=_write_prompt, persist_state="session",
+        format_func=_kind_name,
+    )  # fmt: skip
+
+
+def _kind_name(option: str) -> str:
+    return next((name for kind, name in KIND_NAMES.items() if kind == option), option)
+
+
+def _choice() -> Choice:
+    """What the boxes say, settled: words that no longer combine are replaced, in the boxes too."""
+    state = st.session_state
+    outer, inner = state["compose-frame"], state["compose-inner"]
+    frames = (outer,) if inner in (NO_FRAME, outer) else (outer, inner)
+    wanted = Choice(
+        frames, state["compose-kind"], state["compose-verb"], state["compose-owner"],
+        state["compose-object"],
+    )  # fmt: skip
+    settled = nearest_choice(wanted)
+    if settled != wanted or inner == outer:
+        _put_choice(settled)
+    return settled
+
+
+def _put_choice(choice: Choice) -> None:
+    outer, inner = (*choice.frames, NO_FRAME)[:2]
+    values = {
+        "frame": outer, "inner": inner, "kind": choice.kind, "verb": choice.verb,
+        "owner": choice.owner, "object": choice.object,
+    }  # fmt: skip
+    for name, value in values.items():
+        st.session_state[f"compose-{name}"] = value
+
+
+def _write_prompt() -> None:
+    st.session_state["prompt"] = compose(_choice(), seed=secrets.randbelow(2**31))
+
+
+def _surprise() -> None:
+    wanted = st.session_state["surprise-kind"]
+    choice, text = surprise(
+        st.session_state["surprise-split"],
+        None if wanted == _ANY_KIND else wanted,
+        seed=secrets.randbelow(2**31),
+    )
+    _put_choice(choice)
+    st.session_state["prompt"] = text
+
+
+def _show_words() -> None:
+    st.markdown("**Verbs** " + ", ".join(VERBS))
+    st.markdown("**Owners** " + ", ".join(OWNERS))
+    for name, words in OBJECTS.items():
+        st.markdown(f"**{name.capitalize()}** " + ", ".join(words))

@@ -1,0 +1,100 @@
+"""Pictures of every page: ``python -m workbench.pages.screenshots --out DIR``.
+
+Every page is opened in a headless Chromium at each width and in both themes, used once (the
+Playground generates), and photographed whole. Needs Playwright (extra ``dev``) and a Chromium.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlencode
+
+import typer
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from workbench.errors import WorkbenchError
+from workbench.pages.serving import CHROMIUM_OPTIONS, find_chromium, running_app
+
+Theme = Literal["light", "dark"]
+WIDTHS = (1280, 1920)
+THEMES: tuple[Theme, ...] = ("light", "dark")
+_PATIENCE = 120_000  # milliseconds: the first load of a model on a busy machine
+_MOST_HEIGHT = 6000
+
+
+def wait_until_idle(page: Page) -> None:
+    """Wait until the script has run to its end and figures have been drawn."""
+    page.get_by_role("heading", level=1).first.wait_for(timeout=_PATIENCE)
+    page.wait_for_selector(
+        ".stApp[data-test-script-state='notRunning']", timeout=_PATIENCE, state="attached"
+    )
+    page.wait_for_timeout(1200)  # plotly draws after the script has ended
+
+
+def generate(page: Page) -> None:
+    """Press the Playground's button and wait for both answers and their figures."""
+    page.get_by_role("button", name="Generate").click()
+    page.locator(".js-plotly-plot").nth(0).wait_for(timeout=_PATIENCE)
+    wait_until_idle(page)
+
+
+PAGES: dict[str, tuple[str, Callable[[Page], None]]] = {
+    "playground": ("/", generate),
+    "results": ("/results", lambda page: None),
+}
+"""By name: the page's path and what to do on it before the picture is taken."""
+
+
+def photograph(browser: Browser, address: str, out: Path, query: Sequence[tuple[str, str]]) -> None:
+    """Take every picture."""
+    for theme in THEMES:
+        for width in WIDTHS:
+            context = browser.new_context(
+                viewport={"width": width, "height": 1000}, color_scheme=theme
+            )
+            for name, (path, use) in PAGES.items():
+                page = context.new_page()
+                page.goto(f"{address}{path}?{urlencode(query)}")
+                wait_until_idle(page)
+                use(page)
+                _show_whole(page, width)
+                page.screenshot(path=out / f"{name}-{width}-{theme}.png")
+                page.close()
+            context.close()
+
+
+def _show_whole(page: Page, width: int) -> None:
+    """Make the window as high as the page, which scrolls inside itself."""
+    height = page.evaluate(
+        "Math.max(...[...document.querySelectorAll('[data-testid=stMain],"
+        "[data-testid=stSidebarContent]')].map(e => e.scrollHeight))"
+    )
+    page.set_viewport_size({"width": width, "height": min(int(height) + 40, _MOST_HEIGHT)})
+    page.wait_for_timeout(800)
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
+    query: Annotated[
+        list[str] | None,
+        typer.Option(help="State for the address, as KEY=VALUE; may be given several times."),
+    ] = None,
+) -> None:
+    """Photograph every page at 1280 and 1920 pixels, light and dark."""
+    out.mkdir(parents=True, exist_ok=True)
+    pairs = [(key, value) for key, _, value in (item.partition("=") for item in query or [])]
+    try:
+        with running_app() as address, sync_playwright() as playwright:
+            browser = playwright.chromium.launch(
+                executable_path=find_chromium(), args=list(CHROMIUM_OPTIONS)
+            )
+            photograph(browser, address, out, pairs)
+            browser.close()
+    except WorkbenchError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    typer.run(main)

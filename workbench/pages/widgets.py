@@ -1,0 +1,59 @@
+"""What many pages draw (light): a figure with its reading aid and files, a table with its files."""
+
+from collections.abc import Callable
+
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+
+from workbench.export.figures import standalone_html
+
+
+def start_with(key: str, value: object) -> None:
+    """First value of a widget, unless it has one or the address gives one."""
+    if key not in st.session_state and key not in st.query_params:
+        st.session_state[key] = value
+
+
+def figure_block(figure: go.Figure, *, key: str, title: str, how_to_read: str) -> None:
+    """A figure, one line on how to read it, and the figure as a file."""
+    st.markdown(f"**{title}**")
+    st.plotly_chart(
+        figure,
+        key=key,
+        alt=f"{title}. {how_to_read}",
+        config={
+            "displaylogo": False,
+            "toImageButtonOptions": {"format": "svg", "filename": key},
+        },
+    )
+    st.caption(f"How to read this: {how_to_read}")
+    download(
+        "Figure (HTML)",
+        lambda: standalone_html(figure),
+        f"{key}.html",
+        mime="text/html",
+        help_="Interactive and self-contained. For SVG use the camera in the figure's corner.",
+    )
+
+
+def table_block(frame: pd.DataFrame, *, key: str) -> None:
+    """A table and its CSV file."""
+    st.dataframe(frame, key=f"{key}-table", hide_index=True, width="stretch")
+    download("Table (CSV)", lambda: frame.to_csv(index=False), f"{key}.csv", mime="text/csv")
+
+
+def download(
+    label: str, content: Callable[[], str], file_name: str, *, mime: str, help_: str | None = None
+) -> None:
+    """A button that makes the file only when it is pressed."""
+    st.download_button(
+        label,
+        data=content,
+        file_name=file_name,
+        mime=mime,
+        key=f"download-{file_name}",
+        on_click="ignore",
+        icon=":material/download:",
+        help=help_,
+    )
