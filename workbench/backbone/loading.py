@@ -235,13 +235,13 @@ def _context_length(config: PretrainedConfig) -> int:
 
 
 def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Every token that ends a response, the tokenizer's own first."""
+    """Every token that ends a response, the tokenizer's own first; those the model has at all."""
     generation = getattr(model, "generation_config", None)
     found: list[int] = []
     for holder in (tokenizer, model.config, generation):
         ids = getattr(holder, "eos_token_id", None)
         found.extend(ids if isinstance(ids, list | tuple) else [] if ids is None else [ids])
-    return tuple(dict.fromkeys(int(token) for token in found))
+    return tuple(i for i in dict.fromkeys(map(int, found)) if i < model.config.vocab_size)
 
 
 def _first(error: Exception) -> str:
