@@ -71,20 +71,20 @@ class MetricText:
 
 
 METRICS: dict[str, MetricText] = {
-    "harm_rate": MetricText("harmful compliance", "%", 100, "lower is better"),
-    "refusal_rate": MetricText("refusal of harmful prompts", "%", 100, "higher is better"),
-    "benign_refusal_rate": MetricText("refusal of benign prompts", "%", 100, "lower is better"),
-    "lookalike_refusal_rate": MetricText("refusal of look-alikes", "%", 100, "lower is better"),
-    "degenerate_rate": MetricText("degenerate replies", "%", 100, "lower is better"),
-    "on_topic_rate": MetricText("replies on topic", "%", 100, "higher is better"),
-    "perplexity": MetricText("perplexity of benign replies", "per token", 1, "lower is better"),
-    "kl_to_unguided": MetricText("KL to unguided", "nats a token", 1, "lower is better"),
+    "harm_rate": MetricText("harmful compliance", "%", 100.0, "lower is better"),
+    "refusal_rate": MetricText("refusal of harmful prompts", "%", 100.0, "higher is better"),
+    "benign_refusal_rate": MetricText("refusal of benign prompts", "%", 100.0, "lower is better"),
+    "lookalike_refusal_rate": MetricText("refusal of look-alikes", "%", 100.0, "lower is better"),
+    "degenerate_rate": MetricText("degenerate replies", "%", 100.0, "lower is better"),
+    "on_topic_rate": MetricText("replies on topic", "%", 100.0, "higher is better"),
+    "perplexity": MetricText("perplexity of benign replies", "per token", 1.0, "lower is better"),
+    "kl_to_unguided": MetricText("KL to unguided", "nats a token", 1.0, "lower is better"),
 }
 
 
 def metric_text(metric: str) -> MetricText:
     """How this metric is written; unknown ones by their own name."""
-    unknown = MetricText(metric.replace("_", " "), "as recorded", 1, "direction unknown")
+    unknown = MetricText(metric.replace("_", " "), "as recorded", 1.0, "direction unknown")
     return METRICS.get(metric, unknown)
 
 

@@ -1,0 +1,94 @@
+"""A random backbone that speaks the embedded language, and a value module for it.
+
+The pages' tests need words and shapes, not good answers; so they depend on nothing trained.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def backbone_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+
+    from workbench.testbed.pretraining import build_model
+    from workbench.testbed.pretraining_config import PretrainConfig
+    from workbench.testbed.tokenizer import build_tokenizer
+
+    folder = tmp_path_factory.mktemp("backbone")
+    tokenizer = build_tokenizer(96)
+    torch.manual_seed(0)
+    config = PretrainConfig(
+        "llama", "fragile", width=32, n_layers=3, n_heads=4, n_kv_heads=2, feed_forward=48, n_ctx=96
+    )
+    model = build_model(config, tokenizer)
+    assert sum(p.numel() for p in model.parameters()) < 100_000
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def module_folder(backbone_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+
+    from workbench.backbone import load_backbone
+    from workbench.svgt.checkpoint import save_value_module
+    from workbench.svgt.config import BridgeConfig, EncoderConfig, SVGTConfig, TriggerConfig
+    from workbench.svgt.value_module import ValueModule
+
+    folder = tmp_path_factory.mktemp("module")
+    torch.manual_seed(1)
+    config = SVGTConfig(
+        d_model=32, layer=1, name="planted", n_bridge=3, d_value=16,
+        encoder=EncoderConfig(n_heads=2, n_layers=1), trigger=TriggerConfig(mode="current"),
+        bridge=BridgeConfig(n_heads=4),
+    )  # fmt: skip
+    backbone = load_backbone(str(backbone_folder))
+    save_value_module(folder, ValueModule(config), backbone=backbone)
+    return folder
+
+
+@pytest.fixture
+def open_playground(backbone_folder: Path, module_folder: Path) -> Callable[..., AppTest]:
+    """Open the app on its first page, with the random backbone unless told otherwise."""
+
+    def open_with(**query: str) -> AppTest:
+        app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120)
+        state = {
+            "backbone": "a folder of your own", "folder": str(backbone_folder),
+            "config": "a folder of your own", "module": str(module_folder), "tokens": "8",
+        }  # fmt: skip
+        for key, value in {**state, **query}.items():
+            app.query_params[key] = value
+        return app.run()
+
+    return open_with
+
+
+def _results() -> None:
+    from workbench.pages import results
+    from workbench.pages.guard import guarded
+
+    guarded(results.page)()
+
+
+@pytest.fixture
+def open_results() -> Callable[[Path | str], AppTest]:
+    def open_at(root: Path | str) -> AppTest:
+        app = AppTest.from_function(_results, default_timeout=60)
+        app.query_params["root"] = str(root)
+        return app.run()
+
+    return open_at
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_models_left() -> None:
+    st.cache_resource.clear()
