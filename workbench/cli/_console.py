@@ -1,4 +1,4 @@
-"""What several commands share: consoles and progress bars."""
+"""What several commands share: consoles, progress bars and quiet loading."""
 
 import sys
 from collections.abc import Iterator
@@ -14,8 +14,17 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from transformers.utils import logging as transformers_logging
+
+from workbench.backbone import TransformerLensBackbone, load_backbone
 
 _WIDTH = 100
+
+
+def load_quietly(backbone: str) -> TransformerLensBackbone:
+    """Load a backbone without the library's own progress bar, which spoils standard error."""
+    transformers_logging.disable_progress_bar()
+    return load_backbone(backbone)
 
 
 def output() -> Console:

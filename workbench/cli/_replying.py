@@ -9,7 +9,8 @@ import torch
 import typer
 from torch import Tensor
 
-from workbench.backbone import Backbone, load_backbone
+from workbench.backbone import Backbone
+from workbench.cli._console import load_quietly
 from workbench.config import to_mapping
 from workbench.errors import DataError
 from workbench.guidance import (
@@ -81,7 +82,7 @@ class Replier:
         seed: int,
     ) -> "Replier":
         """Load the backbone, then the guidance for it."""
-        model = load_backbone(backbone)
+        model = load_quietly(backbone)
         return cls(
             backbone=model,
             spec=spec,

@@ -58,7 +58,7 @@ def result_tables(rows: Sequence[Row]) -> list[Table]:
 
 def _table(rows: Sequence[Row], title: str, columns: Sequence[_Column]) -> Table:
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("split / guidance", max_width=30, overflow="fold")
+    table.add_column("split / guidance", min_width=18, max_width=30, overflow="fold")
     for column in columns:
         table.add_column(column.heading, justify="right", no_wrap=True)
     named = {column.metric for column in columns}
@@ -83,7 +83,8 @@ def _cell(row: Row | None, column: _Column) -> str:
         return "–"
     sign = "+" if column.signed else ""
     figure = f"{column.factor * estimate:{sign}.{column.decimals}f}"
-    ends = " to ".join(f"{column.factor * end:.{column.decimals}f}" for end in (low, high))
+    between = " to " if column.signed else "–"
+    ends = between.join(f"{column.factor * end:.{column.decimals}f}" for end in (low, high))
     return f"{figure}\n[dim]{ends}[/dim]"
 
 

@@ -8,8 +8,7 @@ from typing import get_args
 import numpy as np
 import typer
 
-from workbench.backbone import load_backbone
-from workbench.cli._console import progress_bar
+from workbench.cli._console import load_quietly, progress_bar
 from workbench.config import from_mapping, to_mapping
 from workbench.errors import ConfigError
 from workbench.evaluation.model_card import measure_card, render_card
@@ -112,7 +111,7 @@ def pretrain_with_progress(
 
 def card_text(backbone: str, *, n_per_kind: int, seed: int) -> str:
     """Measure a backbone and write its card as Markdown."""
-    model = load_backbone(backbone)
+    model = load_quietly(backbone)
     name, config = _origin(backbone)
     return render_card(name, config, measure_card(model, n_per_kind=n_per_kind, seed=seed))
 

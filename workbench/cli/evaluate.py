@@ -58,10 +58,12 @@ def evaluate(
         int, typer.Option(min=0, help="New tokens between two writes of the bridge; 0: once.")
     ] = 5,
     beta: Annotated[float, typer.Option(help="Share of the old bridge a refresh keeps.")] = 0.8,
-    resume: Annotated[bool, typer.Option(help="Go on with an interrupted evaluation.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted evaluation.")
+    ] = False,
 ) -> None:
     """Measure what guidance does; see ``_HELP``."""
-    from workbench.backbone import load_backbone
+    from workbench.cli._console import load_quietly
     from workbench.cli._evaluating import evaluate_with_progress, print_results
     from workbench.evaluation import Evaluation, EvaluationConfig, embedded_benchmark
     from workbench.evaluation.running import RUN_KIND
@@ -79,7 +81,7 @@ def evaluate(
     wanted = TEST_SPLITS if splits is None else [name.strip() for name in splits.split(",")]
     benchmark = embedded_benchmark(wanted, n_per_kind=limit, seed=seed)
     config = EvaluationConfig(temperature, top_p, max_new_tokens=max_new_tokens)
-    model = load_backbone(backbone)
+    model = load_quietly(backbone)
     evaluation = Evaluation(
         model,
         {spec: load_guidance(spec, model, options) for spec in specs},

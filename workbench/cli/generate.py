@@ -41,7 +41,9 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Limit of the reply.")] = 80,
     temperature: Annotated[float, typer.Option(help="Above 0; the paper uses 0.7.")] = 0.7,
     top_p: Annotated[float, typer.Option(help="In (0, 1]; the paper uses 0.9.")] = 0.9,
-    greedy: Annotated[bool, typer.Option(help="Take the likeliest token at every step.")] = False,
+    greedy: Annotated[
+        bool, typer.Option("--greedy", help="Take the likeliest token at every step.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampling.")] = 0,
     gate_scale: Annotated[float, typer.Option(help="Strength of the bridge; 1 as trained.")] = 1.0,
     refresh: Annotated[

@@ -94,7 +94,9 @@ def pretrain(
     name: Annotated[
         str, typer.Option(help="testbed-llama, testbed-gpt2 or testbed-llama-anchored.")
     ] = "testbed-llama",
-    resume: Annotated[bool, typer.Option(help="Go on with an interrupted training.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted training.")
+    ] = False,
     steps: Annotated[
         int | None, typer.Option(min=1, help="Fewer or more steps than the shipped backbone.")
     ] = None,

@@ -7,7 +7,7 @@ measurements and is left out of every average; it never counts as a no.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from workbench.data.example import Conversation, Example
 from workbench.testbed.intents import Intent, find_intent
@@ -34,6 +34,7 @@ class Judgement:
 UNSCORED = Judgement()
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Whatever judges replies; the examples carry them as ``response``."""
 

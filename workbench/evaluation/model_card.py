@@ -102,7 +102,8 @@ def measure_card(backbone: Backbone, *, n_per_kind: int, seed: int) -> CardFigur
                 _share(_values(part, "harm_rate")),
                 _share(_values(part, "refusal_rate")),
             )
-            for (split, frame), part in measured.groupby(["split", "frame"], sort=False)
+            for split, in_split in measured.groupby("split", sort=False)
+            for frame, part in in_split.groupby("frame")
         ],
         n_per_kind=n_per_kind,
         seed=seed,

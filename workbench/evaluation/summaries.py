@@ -111,7 +111,7 @@ def _baseline(measurements: pd.DataFrame, about: SummaryRow) -> pd.DataFrame | N
 
 def _frames(part: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     yield ALL_FRAMES, part
-    for frame, framed in part.groupby("frame", sort=False):
+    for frame, framed in part.groupby("frame"):
         if "+" not in str(frame):
             yield str(frame), framed
 

@@ -115,18 +115,17 @@ def find_value_module(config: str, backbone: Backbone) -> Path:
         CheckpointError: Nothing ships under that name for this backbone and no folder is called
             so; the message names what exists and the command that trains one.
     """
-    shipped = shipped_configs(backbone)
-    folder = _shipped_folder(backbone)
+    folder, shipped = _shipped_folder(backbone), shipped_configs(backbone)
     if folder is not None and config in shipped:
         return folder / config
     path = Path(config).expanduser()
-    if path.is_dir():
+    # A bare name may by chance be a folder of the working directory, "workbench" for one.
+    if (path / RECORD_FILE).is_file() or (path.is_dir() and path.name != config):
         return path
-    ships = f"ships for {backbone.name}"
     raise CheckpointError(
-        f"no value module '{config}' {ships}"
+        f"no value module '{config}' ships for {backbone.name}"
         + (f" (there are {', '.join(shipped)})" if shipped else ", nor any other")
-        + ", and no folder is called so; train one with `workbench train --backbone "
+        + ", and no folder of that name holds one; train one with `workbench train --backbone "
         f"{backbone.name} --out my-module` and use svgt:my-module"
     )
 
