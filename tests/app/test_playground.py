@@ -158,3 +158,16 @@ def test_a_bug_is_told_in_one_line_without_a_trace(
     assert not app.exception
     assert "Unexpected ZeroDivisionError" in said(app.error)
     assert "\n" not in app.error[0].value
+
+
+def test_knobs_at_their_lowest_survive_in_the_address(open_playground: Open) -> None:
+    # The browser leaves out of the address what equals the widget's own default, so that one must
+    # be the workbench's default, whatever the address says.
+    app = open_playground(gate="0.0", temperature="0.0", beta="0.0", refresh="never")
+    defaults = {"gate": 1.0, "temperature": 0.7, "beta": 0.8}
+    for key, default in defaults.items():
+        assert app.slider(key=key).value == 0.0
+        assert list(app.slider(key=key).proto.default) == [default]
+    refresh = app.selectbox(key="refresh")
+    assert refresh.value == "never"
+    assert refresh.options[refresh.proto.default] == "5"

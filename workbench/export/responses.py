@@ -90,4 +90,7 @@ def trace_frame(records: Sequence[ResponseRecord]) -> pd.DataFrame:
         for record in records
         for index, token in enumerate(record.tokens)
     ]  # fmt: skip
-    return pd.DataFrame(rows, columns=columns)
+    frame = pd.DataFrame(rows, columns=columns)
+    measured = ["harm_score", "harm_probability", "trigger_score", "correction_norm"]
+    types = dict.fromkeys([*measured, "slot_attention"], "float64")
+    return frame.astype({**types, "gate_open": "boolean"})

@@ -26,10 +26,11 @@ from workbench.pages.request import UNGUIDED_ONLY, PlaygroundRequest
 from workbench.pages.widgets import start_with
 from workbench.testbed.frames import FRAMES
 from workbench.testbed.lexicon import OBJECTS, OWNERS, VERBS
-from workbench.testbed.registry import DEFAULT_BACKBONE, EMBEDDED
+from workbench.testbed.registry import EMBEDDED
 from workbench.testbed.splits import SPLITS, TEST_SPLITS
 
 _REFRESH = {"never": None, "1": 1, "2": 2, "5": 5, "10": 10, "20": 20}
+_REFRESH_STEPS = tuple(_REFRESH.values())
 _ANY_KIND = "any kind"
 
 
@@ -48,7 +49,7 @@ def page() -> None:
         "Prompt",
         key="prompt",
         bind="query-params",
-        height=96,
+        height="content",
         help="Write freely. For several turns begin a line with `user:`, `assistant:` or "
         "`system:`. The embedded models know about 900 words.",
     )
@@ -72,7 +73,6 @@ def _sidebar() -> tuple[PlaygroundRequest, DeltaGenerator]:
 
 
 def _backbone_box() -> str:
-    start_with("backbone", DEFAULT_BACKBONE)
     chosen = st.selectbox(
         "Backbone",
         BACKBONES,
@@ -88,10 +88,9 @@ def _backbone_box() -> str:
 
 def _config_box(backbone: str) -> str:
     names = config_names(backbone)
-    options = (*names, FOLDER, UNGUIDED_ONLY)
+    options = (*names, UNGUIDED_ONLY, FOLDER)  # the first one is the default
     if st.session_state.get("config", options[0]) not in options:
         del st.session_state["config"]  # it belonged to another backbone
-    start_with("config", names[0] if names else UNGUIDED_ONLY)
     chosen = st.selectbox(
         "Value module",
         options,
@@ -108,43 +107,73 @@ def _config_box(backbone: str) -> str:
 
 def _guidance_knobs(request: PlaygroundRequest) -> PlaygroundRequest:
     st.subheader("Guidance", anchor=False)
-    start_with("gate", request.gate_scale)
     gate = st.slider(
-        "Gate scale", 0.0, 3.0, step=0.1, key="gate", bind="query-params",
+        "Gate scale",
+        0.0,
+        3.0,
+        value=request.gate_scale,
+        step=0.1,
+        key="gate",
+        bind="query-params",
         help="Strength of the bridge: 1 as trained, 0 the bridge at rest.",
-    )  # fmt: skip
-    start_with("refresh", str(request.refresh))
+    )
     refresh = st.selectbox(
-        "Refresh every r tokens", tuple(_REFRESH), key="refresh", bind="query-params",
+        "Refresh every r tokens",
+        tuple(_REFRESH),
+        index=_REFRESH_STEPS.index(request.refresh),
+        key="refresh",
+        bind="query-params",
         help="How often the bridge is written anew while the reply grows.",
-    )  # fmt: skip
-    start_with("beta", request.momentum)
+    )
     beta = st.slider(
-        "Momentum β", 0.0, 0.95, step=0.05, key="beta", bind="query-params",
+        "Momentum β",
+        0.0,
+        0.95,
+        value=request.momentum,
+        step=0.05,
+        key="beta",
+        bind="query-params",
         help="Share of the old bridge that a refresh keeps.",
-    )  # fmt: skip
+    )
     return replace(request, gate_scale=gate, refresh=_REFRESH[refresh], momentum=beta)
 
 
 def _sampling_knobs(request: PlaygroundRequest) -> PlaygroundRequest:
     st.subheader("Sampling", anchor=False)
-    start_with("temperature", request.temperature)
     temperature = st.slider(
-        "Temperature", 0.0, 2.0, step=0.1, key="temperature", bind="query-params",
+        "Temperature",
+        0.0,
+        2.0,
+        value=request.temperature,
+        step=0.1,
+        key="temperature",
+        bind="query-params",
         help="0 takes the likeliest token at every step.",
-    )  # fmt: skip
-    start_with("top_p", request.top_p)
+    )
     top_p = st.slider(
-        "Top-p", 0.05, 1.0, step=0.05, key="top_p", bind="query-params", disabled=temperature == 0,
+        "Top-p",
+        0.05,
+        1.0,
+        value=request.top_p,
+        step=0.05,
+        key="top_p",
+        bind="query-params",
+        disabled=temperature == 0,
         help="Smallest set of likeliest tokens whose probability reaches this; 1 keeps all.",
-    )  # fmt: skip
-    start_with("tokens", request.max_new_tokens)
-    tokens = st.slider("Most new tokens", 1, 200, key="tokens", bind="query-params")
-    start_with("seed", request.seed)
+    )
+    tokens = st.slider(
+        "Most new tokens", 1, 200, value=request.max_new_tokens, key="tokens", bind="query-params"
+    )
     seed = st.number_input(
-        "Seed", min_value=0, max_value=2**31 - 1, step=1, key="seed", bind="query-params",
+        "Seed",
+        min_value=0,
+        max_value=2**31 - 1,
+        value=request.seed,
+        step=1,
+        key="seed",
+        bind="query-params",
         help="The same seed gives the same replies; both columns share their random numbers.",
-    )  # fmt: skip
+    )
     return replace(
         request, temperature=temperature, top_p=top_p, max_new_tokens=tokens, seed=int(seed)
     )
@@ -237,6 +266,11 @@ def _surprise() -> None:
 
 
 def _show_words() -> None:
+    with st.container(height=380, border=False):
+        _list_words()
+
+
+def _list_words() -> None:
     st.markdown("**Verbs** " + ", ".join(VERBS))
     st.markdown("**Owners** " + ", ".join(OWNERS))
     for name, words in OBJECTS.items():

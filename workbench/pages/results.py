@@ -19,7 +19,7 @@ from workbench.export.summaries import (
     summary_frame,
 )
 from workbench.pages.catalogue import run_roots
-from workbench.pages.widgets import download, figure_block, start_with, table_block
+from workbench.pages.widgets import download, figure_block, table_block
 
 if TYPE_CHECKING:
     from workbench.pages.run_browser import RunView
@@ -60,9 +60,9 @@ def page() -> None:
 
 def _root_box() -> str:
     roots = run_roots()
-    start_with("root", roots[0])
     return st.text_input(
         "Folder with runs",
+        value=roots[0],
         key="root",
         bind="query-params",
         help="Searched a few levels deep. Here there are: " + ", ".join(f"`{r}`" for r in roots),

@@ -10,7 +10,10 @@ from workbench.export.figures import standalone_html
 
 
 def start_with(key: str, value: object) -> None:
-    """First value of a widget, unless it has one or the address gives one."""
+    """First value of a widget that callbacks write to, unless it or the address has one.
+
+    Other widgets take their first value as an argument: the address leaves out what equals it.
+    """
     if key not in st.session_state and key not in st.query_params:
         st.session_state[key] = value
 
