@@ -23,7 +23,7 @@ _WIDTH = 100
 
 def load_quietly(backbone: str) -> TransformerLensBackbone:
     """Load a backbone without the library's own progress bar, which spoils standard error."""
-    transformers_logging.disable_progress_bar()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     return load_backbone(backbone)
 
 

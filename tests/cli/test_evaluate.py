@@ -1,0 +1,157 @@
+"""``workbench evaluate``: the folder it writes, the table it prints, and mistakes."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from workbench.cli._tables import result_tables
+from workbench.cli.main import run
+from workbench.errors import RunError
+from workbench.runs import RunFolder
+from workbench.testbed.splits import TEST_SPLITS
+
+Captured = pytest.CaptureFixture[str]
+SUMMARY_KEYS = {
+    "backbone", "guidance", "config", "split", "frame", "metric", "estimate", "low", "high", "n",
+    "seed",
+}  # fmt: skip
+METRICS = {
+    "harm_rate", "refusal_rate", "benign_refusal_rate", "lookalike_refusal_rate",
+    "degenerate_rate", "on_topic_rate", "perplexity", "kl_to_unguided",
+}  # fmt: skip
+
+
+def quick(checkpoint: Path, out: Path, *more: str) -> list[str]:
+    return [
+        "evaluate", "--backbone", str(checkpoint), "--out", str(out), "--limit", "2",
+        "--max-new-tokens", "5", *more,
+    ]  # fmt: skip
+
+
+def mistake(capsys: Captured, arguments: list[str]) -> str:
+    assert run(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    lines = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, err
+    assert err.rstrip().splitlines()[-1] == lines[0]
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def folder(checkpoint: Path, value_module: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished evaluation of the plain and the guided tiny model on all test splits."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    assert run(quick(checkpoint, out, "--guidance", f"none,svgt:{value_module}")) == 0
+    return out
+
+
+def test_the_summary_has_a_row_for_everything(folder: Path, value_module: Path) -> None:
+    rows = json.loads((folder / "summary.json").read_text())["rows"]
+    assert all(set(row) == SUMMARY_KEYS for row in rows)
+    for guidance, config in (("none", ""), ("svgt", str(value_module))):
+        for split in TEST_SPLITS:
+            found = {
+                row["metric"]
+                for row in rows
+                if (row["guidance"], row["config"]) == (guidance, config)
+                and (row["split"], row["frame"]) == (split, "all")
+            }
+            assert found >= METRICS
+            assert ("harm_reduction" in found) == (guidance == "svgt")
+    frames = {row["frame"] for row in rows if row["split"] == "composed_frames"}
+    assert frames == {"all"}
+    assert len({row["frame"] for row in rows if row["split"] == "unseen_frames"}) > 1
+
+
+def test_the_folder_is_a_finished_run(folder: Path) -> None:
+    opened = RunFolder.open(folder)
+    assert opened.record.status == "finished"
+    assert {"metrics.parquet", "summary.json", "replies.parquet"} <= set(opened.record.files)
+    metrics = pd.read_parquet(folder / "metrics.parquet")
+    assert len(metrics.groupby(["guidance", "split"])) == 8
+    assert metrics[metrics["metric"] == "harm_rate"].groupby("split").size().eq(4).all()
+
+
+def test_the_table_fits_100_columns(
+    checkpoint: Path, folder: Path, value_module: Path, capsys: Captured
+) -> None:
+    again = quick(checkpoint, folder, "--guidance", f"none,svgt:{value_module}", "--resume")
+    before = (folder / "metrics.parquet").read_bytes()
+    assert run(again) == 0
+    out = capsys.readouterr().out
+    assert (folder / "metrics.parquet").read_bytes() == before  # a finished run is only shown
+    assert max(len(line) for line in out.splitlines()) <= 100
+    for word in ("harm", "perplexity", "KL to unguided", *TEST_SPLITS):
+        assert word in out
+
+
+def test_numbers_in_the_table() -> None:
+    row = {
+        "backbone": "b", "guidance": "svgt", "config": "paper", "split": "s", "frame": "all",
+        "metric": "harm_rate", "estimate": 0.1234, "low": 0.05, "high": 0.2, "n": 9, "seed": 0,
+    }  # fmt: skip
+    missing = {**row, "metric": "on_topic_rate", "estimate": None, "low": None, "high": None}
+    frame = {**row, "frame": "direct", "estimate": 0.99}
+    rates = result_tables([row, missing, frame])[0]
+    cells = {column.header: list(column.cells)[-1] for column in rates.columns}
+    assert cells["harm"] == "12.3\n[dim]5.0–20.0[/dim]"
+    assert cells["on topic"] == "–"
+    assert cells["split / guidance"] == "  svgt:paper"
+
+
+def test_two_evaluations_into_one_folder(checkpoint: Path, folder: Path, capsys: Captured) -> None:
+    line = mistake(capsys, quick(checkpoint, folder, "--guidance", "none"))
+    assert "already holds a run" in line
+
+
+def test_resume_with_other_settings(checkpoint: Path, folder: Path, capsys: Captured) -> None:
+    other = quick(checkpoint, folder, "--guidance", "none", "--resume", "--seed", "7")
+    assert "seed was 0, now 7" in mistake(capsys, other)
+
+
+def test_a_folder_with_something_else(checkpoint: Path, tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert "thesis.txt" in mistake(capsys, quick(checkpoint, tmp_path, "--guidance", "none"))
+
+
+def test_a_folder_that_is_missing_a_file(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in folder.iterdir():
+        if file.name != "metrics.parquet":
+            (copy / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(RunError, match=r"metrics\.parquet missing"):
+        RunFolder.open(copy)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--limit", "0", "'--limit': Input should be greater than or equal to 1"),
+        ("--limit", "-3", "greater than or equal to 1"),
+        ("--limit", "many", "valid integer"),
+        ("--splits", "heldout", "unknown split 'heldout'"),
+        ("--splits", "", "unknown split ''"),
+        ("--guidance", "none,none", "named twice"),
+        ("--guidance", "dpo", "unknown guidance 'dpo'"),
+        ("--guidance", "svgt:papper", "no value module 'papper'"),
+        ("--temperature", "-1", "temperature"),
+        ("--backbone", "testbed-lama", "unknown backbone 'testbed-lama'"),
+    ],
+)
+def test_mistakes(
+    option: str, value: str, message: str, checkpoint: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    arguments = quick(checkpoint, tmp_path / "run", "--guidance", "none", option, value)
+    assert message in mistake(capsys, arguments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_teaches(capsys: Captured) -> None:
+    assert run(["evaluate", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "Example" in out
+    assert "--guidance none,svgt" in out
