@@ -20,7 +20,7 @@ from workbench.guidance.sampling import Sampling
 from workbench.guidance.svgt_bridge import SVGTBridge
 from workbench.runs import RunFolder
 from workbench.svgt.checkpoint import save_value_module
-from workbench.svgt.curriculum import TrainedModule, TrainingEvent, train_value_module
+from workbench.svgt.curriculum import TrainedModule, train_value_module
 from workbench.svgt.curriculum.curriculum import MeasureHarm
 from workbench.svgt.curriculum.loop import OnEvent
 from workbench.svgt.curriculum.recipe import DataConfig, Recipe
@@ -121,13 +121,6 @@ def train_in_testbed(
         "weights_hash": backbone.weights_hash,
         **to_mapping(recipe),
     }
-    losses: list[dict[str, object]] = []
-
-    def listen(event: TrainingEvent) -> None:
-        row: dict[str, object] = {"stage": event.stage, "step": event.step, **event.losses}
-        losses.extend(_long_rows(row, "training"))
-        on_event(event)
-
     with RunFolder.create(out, kind="train", config=settings, seed=seed, resume=resume) as run:
         if run.record.status == "finished":
             return None
@@ -141,14 +134,15 @@ def train_in_testbed(
             seed=seed,
             state_file=run.file(STATE_FILE),
             measure_harm=_harm_meter(backbone, seed),
-            on_event=listen,
+            on_event=on_event,
         )
         metrics = trained.final_metrics()
         save_value_module(
             run.path, trained.module, backbone=backbone, metrics={"seed": seed, **metrics}
         )
-        rows = chain.from_iterable(_long_rows(row, "validation") for row in trained.history)
-        run.append_metrics([*losses, *rows])
+        validations = chain.from_iterable(_long_rows(r, "validation") for r in trained.history)
+        losses = chain.from_iterable(_long_rows(row, "training") for row in trained.losses)
+        run.append_metrics([*losses, *validations])
         run.write_summary(
             [
                 {

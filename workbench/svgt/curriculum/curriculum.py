@@ -28,17 +28,23 @@ from workbench.svgt.curriculum.stages import (
 from workbench.svgt.curriculum.state_bank import bank_pairs, bank_prompts
 from workbench.svgt.trigger import WindowedTrigger
 from workbench.svgt.value_module import ValueModule
-from workbench.svgt.value_space import last_valid
 
 MeasureHarm = Callable[[ValueModule], Mapping[str, float]]
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedModule:
-    """A trained value module, frozen, and every validation on the way there."""
+    """A trained value module, frozen, and what was measured on the way there.
+
+    Attributes:
+        module: The module at the best state of its last stage.
+        history: Every validation, one row each.
+        losses: The training losses of every step, one row each.
+    """
 
     module: ValueModule
     history: Sequence[Mapping[str, object]]
+    losses: Sequence[Mapping[str, object]]
 
     def final_metrics(self) -> dict[str, float]:
         """Validation metrics of each stage's best state, as ``stage.metric``."""
@@ -73,8 +79,7 @@ def _start_from_data(module: ValueModule, banks: Banks) -> None:
         module.trigger.fit_standardiser(
             *banks.prompts.layer_statistics(module.config.trigger_layers)
         )
-    states = last_valid(banks.prompts.states[module.config.layer], banks.prompts.mask)
-    module.bridge.initialise(states)
+    module.bridge.initialise(banks.prompts.last_states(module.config.layer))
 
 
 def train_value_module(
@@ -142,4 +147,4 @@ def train_value_module(
             file.save(state, module, None)
     module.freeze()
     module.eval()
-    return TrainedModule(module, state.history)
+    return TrainedModule(module, state.history, state.losses)

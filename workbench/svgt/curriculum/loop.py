@@ -55,6 +55,7 @@ class TrainingState:
         best: The best weights of the stage so far.
         best_selection: Their value of the selection criterion.
         history: Every validation so far, one row each.
+        losses: The training losses of every step so far, one row each.
     """
 
     stage: int = 0
@@ -62,6 +63,7 @@ class TrainingState:
     best: dict[str, Tensor] = field(default_factory=dict)
     best_selection: float = float("inf")
     history: list[dict[str, object]] = field(default_factory=list)
+    losses: list[dict[str, object]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class StateFile:
             "step": state.step,
             "best_selection": state.best_selection,
             "history": state.history,
+            "losses": state.losses,
         }
         contiguous = {name: value.detach().clone() for name, value in tensors.items()}
         write_tensors(self.path, contiguous, {"position": json.dumps(position)})
@@ -212,10 +215,11 @@ def run_stage(
             group["lr"] = peak * _rate_share(task, state.step, n_steps)
         optimizer.step()
         state.step += 1
+        numbers = {name: float(value.detach()) for name, value in losses.items()}
+        state.losses.append({"stage": task.name, "step": state.step, **numbers})
         metrics_now = _evaluate(task, state) if state.step in evaluate_at else None
         if metrics_now is not None:
             file.save(state, task.module, optimizer)
-        numbers = {name: float(value.detach()) for name, value in losses.items()}
         on_event(TrainingEvent(task.name, state.step, n_steps, numbers, metrics_now))
     task.module.load_state_dict(state.best)
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 from workbench.backbone.protocol import Backbone, TokenBatch
 from workbench.data.training import SafeTarget
 from workbench.svgt.curriculum.recipe import CurriculumConfig, StageConfig, StageName
-from workbench.svgt.curriculum.state_bank import PairBank, PromptBank
+from workbench.svgt.curriculum.state_bank import PairBank, PromptBank, PromptBatch
 from workbench.svgt.objectives import (
     IGNORED,
     BridgeLoss,
@@ -210,7 +210,7 @@ class UnconditionalStage(StageTask):
         learning = [*encoder, *self.module.discriminator.parameters()]
         return [LearningGroup(learning, self.stage.learning_rate)]
 
-    def _scores(self, rows: PromptBank) -> Float[Tensor, " batch"]:
+    def _scores(self, rows: PromptBatch) -> Float[Tensor, " batch"]:
         z = self.module.encoder.unconditional(rows.states[self.layer], rows.mask)
         score: Tensor = self.module.discriminator(z)
         return score
@@ -252,8 +252,9 @@ class ConditionalStage(StageTask):
 
     @property
     def n_examples(self) -> int:
-        """Labelled pairs."""
-        return len(self.train.pairs)
+        """Pairs, or prompts where the trigger learns from more of them; the fewer are repeated."""
+        pairs = len(self.train.pairs)
+        return pairs if self.config.trigger_weight == 0 else max(pairs, len(self.train.prompts))
 
     @property
     def learning_parts(self) -> tuple[Part, ...]:
@@ -282,7 +283,7 @@ class ConditionalStage(StageTask):
 
     def losses(self, index: Int[Tensor, " batch"]) -> Mapping[str, Tensor]:
         """BCE of the conditional score and of the trigger's."""
-        pairs = self.train.pairs.rows(index)
+        pairs = self.train.pairs.rows(index % len(self.train.pairs))
         smoothing = self.config.label_smoothing
         score = self.module.score_response(
             pairs.prompt, pairs.response, pairs.prompt_mask, pairs.response_mask
@@ -290,7 +291,6 @@ class ConditionalStage(StageTask):
         conditional = _smoothed_bce(score, pairs.labels, smoothing)
         if self.config.trigger_weight == 0:
             return {"total": conditional, "conditional": conditional}
-        # Prompts are walked in step with the pairs, so that an epoch shows each of them.
         prompts = self.train.prompts.rows(index % len(self.train.prompts))
         z = self.module.trigger(self.module.encoder, prompts.states, prompts.mask)
         trigger = _smoothed_bce(self.module.discriminator(z), prompts.labels, smoothing)

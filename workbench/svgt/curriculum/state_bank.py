@@ -1,11 +1,13 @@
 """The frozen backbone's states of a training set, read once and kept.
 
 Stages 1 and 2 only ever read states that do not depend on what is trained, so the backbone runs
-once over every text, whatever the number of epochs.
+once over every text, whatever the number of epochs. Only real tokens are kept; padding is added
+again for the few rows that a step looks at.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,10 +17,37 @@ from workbench.backbone.protocol import Backbone, TokenBatch
 from workbench.data.training import LabelledPair, LabelledPrompt
 from workbench.svgt.slots import slot_positions
 
+_READ_AT_ONCE = 256
+
 
 @dataclass(frozen=True, eq=False)
-class PromptBank:
-    """States of labelled prompts, left-padded.
+class TokenStates:
+    """States of many texts of different lengths, one after the other without padding.
+
+    Attributes:
+        tokens: One row a token.
+        lengths: Tokens of each text.
+    """
+
+    tokens: Float[Tensor, "token d_model"]
+    lengths: Int[Tensor, " n"]
+
+    def padded(
+        self, index: Int[Tensor, " batch"], side: Literal["left", "right"]
+    ) -> tuple[Float[Tensor, "batch seq d_model"], Bool[Tensor, "batch seq"]]:
+        """Some texts as a batch, zero at padding, with the mask of the tokens."""
+        lengths = self.lengths[index, None]
+        starts = (self.lengths.cumsum(0) - self.lengths)[index, None]
+        columns = torch.arange(int(lengths.max()))
+        within = columns - (lengths.max() - lengths) if side == "left" else columns[None]
+        mask = (within >= 0) & (within < lengths)
+        states = self.tokens[(starts + within).clamp(0, len(self.tokens) - 1)]
+        return torch.where(mask[:, :, None], states, 0.0), mask
+
+
+@dataclass(frozen=True, eq=False)
+class PromptBatch:
+    """States of a few labelled prompts, left-padded.
 
     Attributes:
         states: Residuals by layer; zero at padding.
@@ -26,34 +55,49 @@ class PromptBank:
         labels: 1 where complying would be harmful.
     """
 
-    states: Mapping[int, Float[Tensor, "n seq d_model"]]
-    mask: Bool[Tensor, "n seq"]
+    states: Mapping[int, Float[Tensor, "batch seq d_model"]]
+    mask: Bool[Tensor, "batch seq"]
+    labels: Float[Tensor, " batch"]
+
+
+@dataclass(frozen=True, eq=False)
+class PromptBank:
+    """States of labelled prompts by layer."""
+
+    states: Mapping[int, TokenStates]
     labels: Float[Tensor, " n"]
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def rows(self, index: Int[Tensor, " batch"]) -> "PromptBank":
-        """Some rows, without the columns that are padding in all of them."""
-        start = self.mask.shape[1] - int(self.mask[index].sum(dim=1).max())
-        return PromptBank(
-            {layer: state[index, start:] for layer, state in self.states.items()},
-            self.mask[index, start:],
-            self.labels[index],
+    def rows(self, index: Int[Tensor, " batch"]) -> PromptBatch:
+        """Some prompts as a batch."""
+        padded = {layer: kept.padded(index, "left") for layer, kept in self.states.items()}
+        mask = next(iter(padded.values()))[1]
+        return PromptBatch(
+            {layer: states for layer, (states, _) in padded.items()}, mask, self.labels[index]
         )
+
+    def last_states(self, layer: int) -> Float[Tensor, "n d_model"]:
+        """State of every prompt's last token."""
+        kept = self.states[layer]
+        return kept.tokens[kept.lengths.cumsum(0) - 1]
 
     def layer_statistics(
         self, layers: Sequence[int]
     ) -> tuple[Float[Tensor, "layer d_model"], Float[Tensor, "layer d_model"]]:
-        """Mean and standard deviation of every coordinate over all tokens, layer by layer."""
-        tokens = [self.states[layer][self.mask] for layer in layers]
+        """Mean and standard deviation of every coordinate over all tokens, layer by layer.
+
+        A coordinate that never varies gets the standard deviation 1.
+        """
+        tokens = [self.states[layer].tokens for layer in layers]
         std = torch.stack([token.std(dim=0) for token in tokens])
         return torch.stack([token.mean(dim=0) for token in tokens]), torch.where(std > 0, std, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
-class PairBank:
-    """States of labelled pairs: prompts left-padded, responses right-padded.
+class PairBatch:
+    """States of a few labelled pairs: prompts left-padded, responses right-padded.
 
     Attributes:
         prompt: Prompt states, zero at padding.
@@ -61,41 +105,55 @@ class PairBank:
         prompt_mask: True at prompt tokens.
         response_mask: True at response tokens.
         labels: 1 where the response is harmful there.
+    """
+
+    prompt: Float[Tensor, "batch context d_model"]
+    response: Float[Tensor, "batch seq d_model"]
+    prompt_mask: Bool[Tensor, "batch context"]
+    response_mask: Bool[Tensor, "batch seq"]
+    labels: Float[Tensor, " batch"]
+
+
+@dataclass(frozen=True, eq=False)
+class PairBank:
+    """States of labelled pairs.
+
+    Attributes:
+        prompt: Prompt states.
+        response: Response states, end token included.
+        labels: 1 where the response is harmful there.
         ambiguous: True where the response's text alone does not tell.
     """
 
-    prompt: Float[Tensor, "n context d_model"]
-    response: Float[Tensor, "n seq d_model"]
-    prompt_mask: Bool[Tensor, "n context"]
-    response_mask: Bool[Tensor, "n seq"]
+    prompt: TokenStates
+    response: TokenStates
     labels: Float[Tensor, " n"]
     ambiguous: Bool[Tensor, " n"]
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def rows(self, index: Int[Tensor, " batch"]) -> "PairBank":
-        """Some rows, without the columns that are padding in all of them."""
-        start = self.prompt_mask.shape[1] - int(self.prompt_mask[index].sum(dim=1).max())
-        stop = int(self.response_mask[index].sum(dim=1).max())
-        return PairBank(
-            self.prompt[index, start:],
-            self.response[index, :stop],
-            self.prompt_mask[index, start:],
-            self.response_mask[index, :stop],
-            self.labels[index],
-            self.ambiguous[index],
-        )
+    def rows(self, index: Int[Tensor, " batch"]) -> PairBatch:
+        """Some pairs as a batch."""
+        prompt, prompt_mask = self.prompt.padded(index, "left")
+        response, response_mask = self.response.padded(index, "right")
+        return PairBatch(prompt, response, prompt_mask, response_mask, self.labels[index])
 
 
 def bank_prompts(
     backbone: Backbone, prompts: Sequence[LabelledPrompt], layers: Sequence[int]
 ) -> PromptBank:
     """Run the backbone over labelled prompts and keep the states of some layers."""
-    batch = backbone.encode([row.prompt for row in prompts])
+    tokens: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    lengths: list[Tensor] = []
+    for start in range(0, len(prompts), _READ_AT_ONCE):
+        batch = backbone.encode([row.prompt for row in prompts[start : start + _READ_AT_ONCE]])
+        lengths.append(batch.lengths)
+        for layer, states in backbone.read_states(batch, layers).items():
+            tokens[layer].append(states[batch.mask])
+    counts = torch.cat(lengths)
     return PromptBank(
-        backbone.read_states(batch, layers),
-        batch.mask,
+        {layer: TokenStates(torch.cat(parts), counts) for layer, parts in tokens.items()},
         torch.tensor([row.harmful for row in prompts], dtype=torch.float32),
     )
 
@@ -107,24 +165,34 @@ def bank_pairs(
 
     Responses stand at positions M + K and on, as in guided decoding.
     """
-    prompt = backbone.encode([row.prompt for row in pairs])
-    response = backbone.encode_responses([row.response for row in pairs])
-    positions = slot_positions(prompt.mask, n_slots, response.mask)
+    kept: dict[str, list[Tensor]] = {"prompt": [], "response": []}
+    lengths: dict[str, list[Tensor]] = {"prompt": [], "response": []}
+    for start in range(0, len(pairs), _READ_AT_ONCE):
+        rows = pairs[start : start + _READ_AT_ONCE]
+        prompt = backbone.encode([row.prompt for row in rows])
+        response = backbone.encode_responses([row.response for row in rows])
+        states = _read_together(backbone, prompt, response, layer, n_slots)
+        width = prompt.ids.shape[1]
+        kept["prompt"].append(states[:, :width][prompt.mask])
+        kept["response"].append(states[:, width:][response.mask])
+        lengths["prompt"].append(prompt.lengths)
+        lengths["response"].append(response.lengths)
+    return PairBank(
+        TokenStates(torch.cat(kept["prompt"]), torch.cat(lengths["prompt"])),
+        TokenStates(torch.cat(kept["response"]), torch.cat(lengths["response"])),
+        torch.tensor([row.harmful for row in pairs], dtype=torch.float32),
+        torch.tensor([row.ambiguous for row in pairs]),
+    )
+
+
+def _read_together(
+    backbone: Backbone, prompt: TokenBatch, response: TokenBatch, layer: int, n_slots: int
+) -> Float[Tensor, "batch column d_model"]:
     width = prompt.ids.shape[1]
+    positions = slot_positions(prompt.mask, n_slots, response.mask)
     together = TokenBatch(
         torch.cat([prompt.ids, response.ids], dim=1),
         torch.cat([prompt.mask, response.mask], dim=1),
     )
-    states = backbone.read_states(
-        together,
-        [layer],
-        position_ids=torch.cat([positions[:, :width], positions[:, width + n_slots :]], dim=1),
-    )[layer]
-    return PairBank(
-        states[:, :width],
-        states[:, width:],
-        prompt.mask,
-        response.mask,
-        torch.tensor([row.harmful for row in pairs], dtype=torch.float32),
-        torch.tensor([row.ambiguous for row in pairs]),
-    )
+    without_slots = torch.cat([positions[:, :width], positions[:, width + n_slots :]], dim=1)
+    return backbone.read_states(together, [layer], position_ids=without_slots)[layer]

@@ -1,0 +1,125 @@
+"""``workbench train``: train a value module for a frozen backbone."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from workbench.errors import RunError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from workbench.svgt.curriculum import TrainingEvent
+
+_TITLES = {
+    "unconditional": "1 texts  ",
+    "conditional": "2 pairs  ",
+    "bridge": "3 bridge ",
+}
+_SHOWN = {
+    "unconditional": ("accuracy", "f1", "auroc"),
+    "conditional": ("accuracy", "f1", "auroc", "ambiguous_auroc", "trigger_auroc"),
+    "bridge": ("ce", "safety", "norm", "harm_rate"),
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("train")(train)
+
+
+def train(
+    backbone: Annotated[
+        str, typer.Option(help="Embedded name, local checkpoint folder, or hub id.")
+    ],
+    out: Annotated[Path, typer.Option(help="Run folder to write; use it as svgt:FOLDER.")],
+    config: Annotated[
+        str,
+        typer.Option(
+            help="workbench, workbench-lstar, paper, paper-fixed, input-only, or a YAML file "
+            "with the sections module, curriculum and data."
+        ),
+    ] = "workbench",
+    seed: Annotated[
+        int, typer.Option(min=0, help="Decides initialisation, data and batch order.")
+    ] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a killed training in OUT stopped.")
+    ] = False,
+) -> None:
+    """Train a value module and its bridge in three stages; the backbone stays frozen.
+
+    Each stage keeps its best state on validation data. A killed training goes on with --resume and
+    ends with the same weights. Example:
+
+    workbench train --backbone testbed-llama --out runs/mine --seed 1
+
+    workbench generate --backbone testbed-llama --guidance svgt:runs/mine --prompt "..."
+    """
+    from workbench.backbone import load_backbone
+    from workbench.config import load_yaml
+    from workbench.evaluation.value_training import train_in_testbed
+    from workbench.svgt.curriculum import Recipe
+    from workbench.svgt.recipes import make_recipe
+
+    model = load_backbone(backbone)
+    path = Path(config)
+    if path.suffix in (".yaml", ".yml"):
+        recipe = load_yaml(Recipe, path)
+    else:
+        recipe = make_recipe(config, d_model=model.d_model, n_layers=model.n_layers)
+    with _progress() as progress:
+        board = _StageBoard(progress)
+        trained = train_in_testbed(
+            model, recipe, out, seed=seed, resume=resume, on_event=board.show
+        )
+    if trained is None:
+        raise RunError(f"{out} holds a finished training; nothing was left to resume")
+    typer.echo(f"value module written to {out}; use it with --guidance svgt:{out}")
+
+
+def _progress() -> "Progress":
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[numbers]}"),
+        console=Console(stderr=True),
+    )
+
+
+class _StageBoard:
+    """One progress bar a stage, with its live loss; validations are printed as they come."""
+
+    def __init__(self, progress: "Progress") -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def show(self, event: "TrainingEvent") -> None:
+        """Show one event."""
+        if event.stage not in self._tasks:
+            self._tasks[event.stage] = self._progress.add_task(
+                _TITLES[event.stage], total=event.n_steps, numbers=""
+            )
+        numbers = "  ".join(f"{name} {value:.3f}" for name, value in event.losses.items())
+        self._progress.update(self._tasks[event.stage], completed=event.step, numbers=numbers)
+        if event.metrics is not None:
+            shown = "  ".join(
+                f"{name} {event.metrics[name]:.3f}"
+                for name in _SHOWN[event.stage]
+                if name in event.metrics
+            )
+            self._progress.console.print(
+                f"{_TITLES[event.stage]} step {event.step:>5}  validation  {shown}"
+            )

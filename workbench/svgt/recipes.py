@@ -1,0 +1,131 @@
+"""The named configurations: what is built and how it is trained, by name.
+
+=================  =================================================================================
+``paper``          the published method at its published settings (arXiv 2605.11712): the trigger is
+                   the prompt's last state and its pathway is never trained, stage 3 scores states
+                   one block above those the encoder learned on, the correction has no cap
+``paper-fixed``    the same with just these mended: the trigger follows the generation, its pathway
+                   is trained in stage 2, stage 3 scores the layer the encoder learned on, and the
+                   correction is capped
+``workbench-lstar``  windowed trigger that reads block l* alone, threshold gate, offset bridge
+``workbench``      the same, but the trigger reads the blocks up to l* and the embeddings: the
+                   default
+``input-only``     control: the same again, but the trigger reads only the token embeddings. What it
+                   reaches is no evidence that anything is read off the model's own computation
+=================  =================================================================================
+
+``workbench`` reads the input too and is to a large part a classifier of the text: judge it beside
+its control.
+"""
+
+from dataclasses import replace
+
+from workbench.errors import ConfigError
+from workbench.svgt.config import (
+    EMBEDDING_LAYER,
+    BridgeConfig,
+    CorrectionConfig,
+    EncoderConfig,
+    SVGTConfig,
+    TriggerConfig,
+)
+from workbench.svgt.curriculum.recipe import CurriculumConfig, DataConfig, Recipe, StageConfig
+from workbench.svgt.objectives import BridgeLossWeights
+
+DEFAULT_RECIPE = "workbench"
+RECIPES: tuple[str, ...] = ("workbench", "workbench-lstar", "paper", "paper-fixed", "input-only")
+_SMALL = 256
+_CAP = 3.0
+
+
+def default_layer(n_layers: int) -> int:
+    """l* where nothing else is said: the block that ends the second third, as in the paper."""
+    return max(0, min(n_layers - 2, round(2 * n_layers / 3) - 1))
+
+
+def _heads(width: int, wanted: int) -> int:
+    return next(n for n in range(wanted, 0, -1) if width % n == 0)
+
+
+def make_recipe(name: str, *, d_model: int, n_layers: int) -> Recipe:
+    """Build a named recipe for a backbone of this size.
+
+    Raises:
+        ConfigError: if no recipe has this name.
+    """
+    if name not in RECIPES:
+        raise ConfigError(f"unknown configuration {name!r}; choose one of {', '.join(RECIPES)}")
+    layer = default_layer(n_layers)
+    if name in ("paper", "paper-fixed"):
+        return _paper(d_model, layer, fixed=name == "paper-fixed")
+    layers = {
+        "workbench": (EMBEDDING_LAYER, *range(layer + 1)),
+        "workbench-lstar": (layer,),
+        "input-only": (EMBEDDING_LAYER,),
+    }[name]
+    return _workbench(name, d_model, layer, layers)
+
+
+def _paper(d_model: int, layer: int, *, fixed: bool) -> Recipe:
+    d_value = 64 if d_model < _SMALL else 128
+    module = SVGTConfig(
+        name="paper",
+        d_model=d_model,
+        layer=layer,
+        n_bridge=5,
+        d_value=d_value,
+        encoder=EncoderConfig(n_heads=4),
+        trigger=TriggerConfig(kind="prompt-path", mode="prompt"),
+        bridge=BridgeConfig(kind="attention", n_heads=_heads(d_model, 8)),
+        gate="always",
+        score_layer=layer + 1,
+    )
+    if not fixed:
+        return Recipe(module)
+    return Recipe(
+        replace(
+            module,
+            name="paper-fixed",
+            encoder=replace(module.encoder, layer=layer + 1),
+            trigger=TriggerConfig(kind="both-paths", mode="current"),
+            correction=CorrectionConfig(max_norm=_CAP),
+        ),
+        CurriculumConfig(trigger_weight=1.0),
+    )
+
+
+def _workbench(name: str, d_model: int, layer: int, layers: tuple[int, ...]) -> Recipe:
+    module = SVGTConfig(
+        name=name,
+        d_model=d_model,
+        layer=layer,
+        n_bridge=4,
+        d_value=64 if d_model < _SMALL else 128,
+        encoder=EncoderConfig(n_heads=4),
+        trigger=TriggerConfig(kind="windowed", layers=layers, p_token=0.1, p_last3=0.3),
+        correction=CorrectionConfig(max_norm=_CAP),
+        bridge=BridgeConfig(kind="offset", gain_init="residual-norm", dropout=0.0, gate_init=0.0),
+        gate="threshold",
+    )
+    curriculum = CurriculumConfig(
+        unconditional=StageConfig(
+            epochs=1.0, batch_size=32, learning_rate=1e-3, schedule="linear", evaluations=3
+        ),
+        conditional=StageConfig(
+            epochs=5.0,
+            batch_size=64,
+            learning_rate=3e-3,
+            old_rate=5e-4,
+            schedule="linear",
+            weight_decay=1e-2,
+            evaluations=5,
+        ),
+        bridge=StageConfig(
+            epochs=2.5, batch_size=16, learning_rate=1e-2, schedule="linear", evaluations=5
+        ),
+        trigger_weight=1.0,
+        label_smoothing=0.03,
+        bridge_loss=BridgeLossWeights(ce=1.0, safety=0.0, norm=0.0),
+    )
+    data = DataConfig(n_prompts=12000, n_pairs=4000, n_targets=1600, filler=True)
+    return Recipe(module, curriculum, data)
