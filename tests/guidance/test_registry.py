@@ -1,5 +1,6 @@
 """From what a person writes to a guidance: spellings, shipped modules, folders, clear errors."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,6 +176,9 @@ def test_a_backbone_without_modules(
     (tmp_path / "workbench").mkdir()  # a folder called so by chance is not the module asked for
     assert shipped_configs(tiny_backbone) == ()
     with pytest.raises(CheckpointError, match="nor any other"):
+        load_guidance("svgt:mine", tiny_backbone)
+    command = f"workbench train --backbone {tiny_backbone.name} --config workbench --out my-module"
+    with pytest.raises(CheckpointError, match=re.escape(command)):
         load_guidance("svgt", tiny_backbone)
 
 

@@ -22,9 +22,12 @@ def evaluate_with_progress(evaluation: Evaluation, run: RunFolder) -> list[dict[
         return run_evaluation(evaluation, run, on_progress=show)
 
 
-def print_results(rows: Sequence[Mapping[str, object]], n_replies: int, out: Path) -> None:
-    """Print the tables and where the rest is."""
+def print_results(rows: Sequence[Mapping[str, object]], n_per_kind: int, out: Path) -> None:
+    """Print the tables, the number of prompts behind them, and where the rest is."""
     console = output()
     for table in result_tables(rows):
         console.print(table)
-    console.print(f"{n_replies} replies; single prompts, texts and frames are in {out}")
+    console.print(
+        f"{n_per_kind} prompts each of harmful, look-alike and benign kind in every split; single "
+        f"frames, prompts and replies are in {out}"
+    )

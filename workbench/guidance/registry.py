@@ -25,12 +25,13 @@ from workbench.guidance.protocol import Guidance
 from workbench.guidance.svgt_bridge import SVGTBridge
 from workbench.svgt.checkpoint import RECORD_FILE, load_value_module, read_checkpoint_record
 from workbench.svgt.config import SVGTConfig
+from workbench.svgt.recipes import DEFAULT_RECIPE, RECIPES
 from workbench.svgt.slots import ClosedRows
 from workbench.svgt.value_module import ValueModule
 
 GuidanceFamily = Literal["none", "svgt"]
 FAMILIES: tuple[GuidanceFamily, ...] = ("none", "svgt")
-DEFAULT_CONFIG = "workbench"
+DEFAULT_CONFIG = DEFAULT_RECIPE
 
 _TRAINED = Path(svgt.__file__).parent / "trained"
 
@@ -122,11 +123,12 @@ def find_value_module(config: str, backbone: Backbone) -> Path:
     # A bare name may by chance be a folder of the working directory, "workbench" for one.
     if (path / RECORD_FILE).is_file() or (path.is_dir() and path.name != config):
         return path
+    recipe = f" --config {config}" if config in RECIPES else ""
     raise CheckpointError(
         f"no value module '{config}' ships for {backbone.name}"
         + (f" (there are {', '.join(shipped)})" if shipped else ", nor any other")
         + ", and no folder of that name holds one; train one with `workbench train --backbone "
-        f"{backbone.name} --out my-module` and use svgt:my-module"
+        f"{backbone.name}{recipe} --out my-module` and use svgt:my-module"
     )
 
 
