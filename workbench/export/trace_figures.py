@@ -40,7 +40,7 @@ def harm_score_figure(records: Sequence[ResponseRecord]) -> go.Figure:
         go.Scatter(
             x=[start, end],
             y=[0, 0],
-            name="decision threshold",
+            name="threshold",
             mode="lines",
             line={"color": "#808080", "dash": "dash", "width": 1.5},
             hoverinfo="skip",

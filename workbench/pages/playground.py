@@ -54,7 +54,12 @@ def page() -> None:
         "`system:`. The embedded models know about 900 words.",
     )
     checked = st.empty()
-    pressed = st.button("Generate", type="primary", icon=":material/play_arrow:", key="generate")
+    with st.container(horizontal=True):
+        pressed = st.button(
+            "Generate", type="primary", icon=":material/play_arrow:", key="generate"
+        )
+        if request.backbone in EMBEDDED:
+            _words()
     with told_in_words():
         with checked, st.spinner("Starting the model library … (once, some seconds)"):
             from workbench.pages import playground_output  # torch: after the first paint
@@ -210,8 +215,6 @@ def _composer() -> None:
             "of kind", (_ANY_KIND, *KIND_NAMES), key="surprise-kind", persist_state="session",
             format_func=_kind_name,
         )  # fmt: skip
-        with st.popover("Words the model knows", icon=":material/menu_book:"):
-            _show_words()
 
 
 def _box(column: DeltaGenerator, label: str, options: Sequence[str], name: str) -> None:
@@ -265,13 +268,12 @@ def _surprise() -> None:
     st.session_state["prompt"] = text
 
 
-def _show_words() -> None:
-    with st.container(height=380, border=False):
-        _list_words()
-
-
-def _list_words() -> None:
-    st.markdown("**Verbs** " + ", ".join(VERBS))
-    st.markdown("**Owners** " + ", ".join(OWNERS))
-    for name, words in OBJECTS.items():
-        st.markdown(f"**{name.capitalize()}** " + ", ".join(words))
+def _words() -> None:
+    with (
+        st.popover("Words the model knows", icon=":material/menu_book:"),
+        st.container(height=380, border=False),
+    ):
+        st.markdown("**Verbs** " + ", ".join(VERBS))
+        st.markdown("**Owners** " + ", ".join(OWNERS))
+        for name, words in OBJECTS.items():
+            st.markdown(f"**{name.capitalize()}** " + ", ".join(words))

@@ -107,14 +107,14 @@ def _show_mapping(mapping: Mapping[str, object]) -> None:
 
 
 def _show_summary(name: str, summary: Sequence[SummaryRow]) -> None:
-    metric_box, split_box, frame_box = st.columns([1, 2, 1])
+    metric_box, frame_box = st.columns(2)
     measured = {row.metric: None for row in summary}
     metrics = [*(m for m in METRICS if m in measured), *(m for m in measured if m not in METRICS)]
     metric = metric_box.selectbox(
         "Metric", metrics, format_func=lambda name: metric_text(name).name, key="metric"
     )
     splits = list(dict.fromkeys(row.split for row in summary))
-    wanted = split_box.pills(
+    wanted = st.pills(
         "Splits", splits, selection_mode="multi", default=splits, key="splits",
         format_func=lambda name: name.replace("_", " "),
     )  # fmt: skip
