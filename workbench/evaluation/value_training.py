@@ -44,12 +44,11 @@ def draw_value_data(config: DataConfig, seed: int) -> tuple[ValueData, ValueData
         n_targets=config.n_targets,
         seed=seed,
         filler=config.filler,
+        composed=config.composed,
     )
     share = max(1, config.n_validation // len(VALIDATION_SPLITS))
     parts = [
-        build_value_data(
-            split, n_prompts=share, n_pairs=share, n_targets=share, seed=seed, filler=False
-        )
+        build_value_data(split, n_prompts=share, n_pairs=share, n_targets=share, seed=seed)
         for split in VALIDATION_SPLITS
     ]
     validation = ValueData(

@@ -96,6 +96,9 @@ class TriggerConfig:
         n_heads: Learned pooling queries of the windowed trigger.
         p_token: Training only: probability that a prompt token is hidden from the windowed trigger.
         p_last3: Training only: probability that a prompt's last three tokens are hidden from it.
+        noise: Training only: standard deviation of the Gaussian noise added to each standardised
+            coordinate the windowed trigger reads. It keeps the trigger off directions that vary
+            little in the training contexts and may move in others.
     """
 
     kind: TriggerKind = "prompt-path"
@@ -107,6 +110,7 @@ class TriggerConfig:
     n_heads: int = 4
     p_token: float = 0.0
     p_last3: float = 0.0
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         self.validate()
@@ -138,8 +142,8 @@ class TriggerConfig:
             f"trigger.context = 'prompt' is an option of the prompt-path trigger, not {self.kind}",
         )
         _require(
-            self.kind == "windowed" or (self.p_token == 0.0 and self.p_last3 == 0.0),
-            "trigger.p_token and trigger.p_last3 are options of the windowed trigger",
+            self.kind == "windowed" or self.p_token == self.p_last3 == self.noise == 0.0,
+            "trigger.p_token, p_last3 and noise are options of the windowed trigger",
         )
         _require(self.width >= 1, f"trigger.width = {self.width}: at least one channel is needed")
         _require(
@@ -152,6 +156,7 @@ class TriggerConfig:
             0.0 <= self.p_last3 <= 1.0,
             f"trigger.p_last3 = {self.p_last3}: a probability in [0, 1] is needed",
         )
+        _require(self.noise >= 0.0, f"trigger.noise = {self.noise}: must not be negative")
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,15 @@ def _workbench(name: str, d_model: int, layer: int, layers: tuple[int, ...]) -> 
         n_bridge=4,
         d_value=64 if d_model < _SMALL else 128,
         encoder=EncoderConfig(n_heads=4),
-        trigger=TriggerConfig(kind="windowed", layers=layers, p_token=0.1, p_last3=0.3),
+        trigger=TriggerConfig(
+            kind="windowed",
+            layers=layers,
+            width=64,
+            n_heads=8,
+            p_token=0.05,
+            p_last3=0.3,
+            noise=0.4,
+        ),
         correction=CorrectionConfig(max_norm=_CAP),
         bridge=BridgeConfig(kind="offset", gain_init="residual-norm", dropout=0.0, gate_init=0.0),
         gate="threshold",
@@ -112,20 +120,27 @@ def _workbench(name: str, d_model: int, layer: int, layers: tuple[int, ...]) -> 
             epochs=1.0, batch_size=32, learning_rate=1e-3, schedule="linear", evaluations=3
         ),
         conditional=StageConfig(
-            epochs=5.0,
-            batch_size=64,
+            epochs=10.0 if name == "workbench-lstar" else 5.0,
+            batch_size=16,
             learning_rate=3e-3,
             old_rate=5e-4,
             schedule="linear",
             weight_decay=1e-2,
-            evaluations=5,
+            evaluations=4,
         ),
         bridge=StageConfig(
-            epochs=2.5, batch_size=16, learning_rate=1e-2, schedule="linear", evaluations=5
+            epochs=2.0, batch_size=16, learning_rate=3e-3, schedule="linear", evaluations=4
         ),
         trigger_weight=1.0,
+        trigger_batch=64,
         label_smoothing=0.03,
-        bridge_loss=BridgeLossWeights(ce=1.0, safety=0.0, norm=0.0),
+        bridge_loss=BridgeLossWeights(ce=1.0, safety=0.0, norm=0.1),
     )
-    data = DataConfig(n_prompts=12000, n_pairs=4000, n_targets=1600, filler=True)
+    data = DataConfig(
+        n_prompts=24000 if name == "workbench-lstar" else 12000,
+        n_pairs=4000,
+        n_targets=1600,
+        filler=True,
+        composed=0.3,
+    )
     return Recipe(module, curriculum, data)

@@ -100,7 +100,7 @@ class WindowedTrigger(Trigger):
         super().__init__()
         options = config.trigger
         self.layers = config.trigger_layers
-        self.p_token, self.p_last3 = options.p_token, options.p_last3
+        self.p_token, self.p_last3, self.noise = options.p_token, options.p_last3, options.noise
         shape = (len(self.layers), config.d_model)
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("std", torch.ones(shape))
@@ -152,7 +152,10 @@ class WindowedTrigger(Trigger):
             (blank_padding(prompt[layer], mask) - self.mean[index]) / self.std[index]
             for index, layer in enumerate(self.layers)
         ]
-        return functional.gelu(self.embed(torch.cat(standardised, dim=-1)))
+        features = torch.cat(standardised, dim=-1)
+        if self.training and self.noise > 0:
+            features = features + self.noise * torch.randn_like(features)
+        return functional.gelu(self.embed(features))
 
     def _window(
         self, tokens: Float[Tensor, "batch seq width"], mask: Bool[Tensor, "batch seq"]

@@ -1,8 +1,9 @@
 """Training and validation data for value modules, drawn from the embedded world.
 
-Value training sees only the frames marked *seen*. Half of its prompts are moreover put between
-random words ("filler"), so that a trigger cannot rely on where in the prompt a request stands. No
-word that occurs only in a held-out frame is ever used as filler.
+Value training sees only the frames marked *seen*. As options, some of its prompts stand in two of
+them at once, and half of its prompts are put between random words ("filler"), so that a trigger
+cannot rely on where in the prompt a request stands. No word that occurs only in a held-out frame
+is ever used as filler.
 """
 
 from functools import cache
@@ -54,9 +55,14 @@ def add_filler(prompt: Prompt, rng: np.random.Generator) -> Prompt:
     return Prompt(prompt.intent, prompt.frames, framed)
 
 
-def _draw(split: Split, rng: np.random.Generator, kind: IntentKind) -> Prompt:
+def _draw(
+    split: Split, rng: np.random.Generator, kind: IntentKind, composed: float = 0.0
+) -> Prompt:
     intent = draw_intent(rng, kind, lambda i: intent_split(i) == split.intents)
     frames = split.frames[rng.integers(len(split.frames))]
+    if rng.random() < composed:
+        inner = split.frames[rng.integers(len(split.frames))]
+        frames = frames if inner == frames else frames + inner
     return Prompt(intent, frames, frame_request(word_request(intent, rng), frames, rng))
 
 
@@ -79,7 +85,14 @@ def _pair(prompt: Prompt, rng: np.random.Generator) -> LabelledPair:
 
 
 def build_value_data(
-    split: str, *, n_prompts: int, n_pairs: int, n_targets: int, seed: int, filler: bool
+    split: str,
+    *,
+    n_prompts: int,
+    n_pairs: int,
+    n_targets: int,
+    seed: int,
+    filler: bool = False,
+    composed: float = 0.0,
 ) -> ValueData:
     """Draw the examples of the three stages from one split of the embedded world.
 
@@ -90,12 +103,13 @@ def build_value_data(
         n_targets: how many for stage 3.
         seed: the same seed gives the same examples.
         filler: put half of the prompts between random words.
+        composed: share of prompts that stand in two of the split's frames at once.
     """
     wanted = SPLITS[split]
     rng = np.random.default_rng([seed, *f"value/{split}".encode()])
 
     def prompt(kind: IntentKind) -> Prompt:
-        drawn = _draw(wanted, rng, kind)
+        drawn = _draw(wanted, rng, kind, composed)
         return add_filler(drawn, rng) if filler and rng.random() < _FILLER_SHARE else drawn
 
     prompts = [prompt(_draw_kind(rng)) for _ in range(n_prompts)]

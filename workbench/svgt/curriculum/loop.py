@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int
 from torch import Tensor, nn
 
 from workbench.errors import CheckpointError, NonFiniteError
 from workbench.runs import read_tensors, write_tensors
 from workbench.svgt.curriculum.recipe import STAGES, StageName
+from workbench.svgt.curriculum.sampling import StepSampler
 from workbench.svgt.curriculum.stages import StageTask
 from workbench.svgt.value_module import ValueModule
 from workbench.training_state import load_optimizer_tensors, optimizer_tensors
@@ -121,20 +121,6 @@ def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor
     return {n.removeprefix(prefix): v for n, v in tensors.items() if n.startswith(prefix)}
 
 
-def batch_at(
-    step: int, *, n_examples: int, batch_size: int, seed: int, stage: int
-) -> Int[Tensor, " batch"]:
-    """The examples of a step: every epoch is a fresh permutation, walked without a remainder."""
-    size = min(batch_size, n_examples)
-    wanted = np.arange(step * size, (step + 1) * size)
-    epochs = {
-        int(epoch): np.random.default_rng([seed, stage, int(epoch)]).permutation(n_examples)
-        for epoch in np.unique(wanted // n_examples)
-    }
-    picked = [int(epochs[int(i) // n_examples][int(i) % n_examples]) for i in wanted]
-    return torch.tensor(picked)
-
-
 def _step_seed(seed: int, state: TrainingState) -> int:
     drawn = np.random.SeedSequence([seed, state.stage, state.step]).generate_state(1, np.uint64)
     return int(drawn[0] >> np.uint64(1))
@@ -193,15 +179,8 @@ def run_stage(
         metrics = _evaluate(task, state)
         on_event(TrainingEvent(task.name, 0, n_steps, {}, metrics))
     while state.step < n_steps:
-        index = batch_at(
-            state.step,
-            n_examples=task.n_examples,
-            batch_size=task.stage.batch_size,
-            seed=seed,
-            stage=state.stage,
-        )
         torch.manual_seed(_step_seed(seed, state))
-        losses = task.losses(index)
+        losses = task.losses(StepSampler(seed, state.stage, state.step))
         if not bool(losses["total"].isfinite()):
             raise NonFiniteError(
                 f"stage {task.name} diverged at step {state.step}: its loss is not finite; "

@@ -59,6 +59,7 @@ class CurriculumConfig:
         bridge: Stage 3, safe responses: the bridge alone.
         trigger_weight: Weight in stage 2 of the loss that trains the trigger pathway on prompts.
             0 as published: the pathway that decides is then never trained.
+        trigger_batch: Prompts a step that this loss looks at.
         label_smoothing: Targets of the binary losses are moved this far towards one half.
         bridge_loss: Weights of the three terms of stage 3.
     """
@@ -69,14 +70,15 @@ class CurriculumConfig:
         default_factory=lambda: StageConfig(batch_size=4, learning_rate=5e-4)
     )
     trigger_weight: float = 0.0
+    trigger_batch: int = 8
     label_smoothing: float = 0.0
     bridge_loss: BridgeLossWeights = field(default_factory=BridgeLossWeights)
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.label_smoothing < 0.5:
             raise ConfigError("label_smoothing must be in [0, 0.5)")
-        if self.trigger_weight < 0:
-            raise ConfigError("trigger_weight must not be negative")
+        if self.trigger_weight < 0 or self.trigger_batch < 1:
+            raise ConfigError("trigger_weight must not be negative, trigger_batch at least 1")
 
     def stage(self, name: StageName) -> StageConfig:
         """The settings of a stage."""
@@ -97,6 +99,7 @@ class DataConfig:
         n_targets: Safe responses (stage 3).
         n_validation: Examples of each kind on which the best state is chosen.
         filler: Put half of the training prompts between random words.
+        composed: Share of the training prompts that stand in two of the seen frames at once.
     """
 
     n_prompts: int = 1600
@@ -104,6 +107,7 @@ class DataConfig:
     n_targets: int = 600
     n_validation: int = 240
     filler: bool = False
+    composed: float = 0.0
 
 
 @dataclass(frozen=True)

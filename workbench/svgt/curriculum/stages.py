@@ -20,6 +20,7 @@ from torch.nn import functional
 from workbench.backbone.protocol import Backbone, TokenBatch
 from workbench.data.training import SafeTarget
 from workbench.svgt.curriculum.recipe import CurriculumConfig, StageConfig, StageName
+from workbench.svgt.curriculum.sampling import StepSampler
 from workbench.svgt.curriculum.state_bank import PairBank, PromptBank, PromptBatch
 from workbench.svgt.objectives import (
     IGNORED,
@@ -80,8 +81,8 @@ class StageTask(ABC):
         """The parameters that learn, by rate."""
 
     @abstractmethod
-    def losses(self, index: Int[Tensor, " batch"]) -> Mapping[str, Tensor]:
-        """Scalar losses on these training examples; ``total`` is what is minimised."""
+    def losses(self, sampler: StepSampler) -> Mapping[str, Tensor]:
+        """Scalar losses on a step's training examples; ``total`` is what is minimised."""
 
     @abstractmethod
     def validate(self) -> dict[str, float]:
@@ -215,9 +216,9 @@ class UnconditionalStage(StageTask):
         score: Tensor = self.module.discriminator(z)
         return score
 
-    def losses(self, index: Int[Tensor, " batch"]) -> Mapping[str, Tensor]:
+    def losses(self, sampler: StepSampler) -> Mapping[str, Tensor]:
         """BCE of the unconditional score."""
-        rows = self.train.prompts.rows(index)
+        rows = self.train.prompts.rows(sampler.draw(self.n_examples, self.stage.batch_size))
         return {
             "total": _smoothed_bce(self._scores(rows), rows.labels, self.config.label_smoothing)
         }
@@ -252,9 +253,8 @@ class ConditionalStage(StageTask):
 
     @property
     def n_examples(self) -> int:
-        """Pairs, or prompts where the trigger learns from more of them; the fewer are repeated."""
-        pairs = len(self.train.pairs)
-        return pairs if self.config.trigger_weight == 0 else max(pairs, len(self.train.prompts))
+        """Labelled pairs."""
+        return len(self.train.pairs)
 
     @property
     def learning_parts(self) -> tuple[Part, ...]:
@@ -281,9 +281,9 @@ class ConditionalStage(StageTask):
             LearningGroup(old, self.stage.old_rate),
         ]
 
-    def losses(self, index: Int[Tensor, " batch"]) -> Mapping[str, Tensor]:
+    def losses(self, sampler: StepSampler) -> Mapping[str, Tensor]:
         """BCE of the conditional score and of the trigger's."""
-        pairs = self.train.pairs.rows(index % len(self.train.pairs))
+        pairs = self.train.pairs.rows(sampler.draw(self.n_examples, self.stage.batch_size))
         smoothing = self.config.label_smoothing
         score = self.module.score_response(
             pairs.prompt, pairs.response, pairs.prompt_mask, pairs.response_mask
@@ -291,7 +291,9 @@ class ConditionalStage(StageTask):
         conditional = _smoothed_bce(score, pairs.labels, smoothing)
         if self.config.trigger_weight == 0:
             return {"total": conditional, "conditional": conditional}
-        prompts = self.train.prompts.rows(index % len(self.train.prompts))
+        prompts = self.train.prompts.rows(
+            sampler.draw(len(self.train.prompts), self.config.trigger_batch)
+        )
         z = self.module.trigger(self.module.encoder, prompts.states, prompts.mask)
         trigger = _smoothed_bce(self.module.discriminator(z), prompts.labels, smoothing)
         return {
@@ -402,9 +404,10 @@ class BridgeStage(StageTask):
         """The bridge's parameters."""
         return [LearningGroup(list(self.module.bridge.parameters()), self.stage.learning_rate)]
 
-    def losses(self, index: Int[Tensor, " batch"]) -> Mapping[str, Tensor]:
+    def losses(self, sampler: StepSampler) -> Mapping[str, Tensor]:
         """The three terms and their weighted sum."""
-        loss = bridge_loss(self.module, self.backbone, self.train.rows(index), self.config)
+        rows = self.train.rows(sampler.draw(self.n_examples, self.stage.batch_size))
+        loss = bridge_loss(self.module, self.backbone, rows, self.config)
         return {"total": loss.total, "ce": loss.ce, "safety": loss.safety, "norm": loss.norm}
 
     def validate(self) -> dict[str, float]:
