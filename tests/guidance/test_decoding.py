@@ -409,7 +409,7 @@ def test_harm_scores_are_those_of_the_response_so_far(
     from workbench.guidance import GREEDY, NoGuidance, SVGTBridge, TraceRequest, generate
     from workbench.svgt.slots import forward_with_slots
 
-    layer = module.config.response_layer
+    layer = module.config.encoder_layer
     guidance = SVGTBridge(module, refresh=None) if guided else NoGuidance()
     results = generate(
         backbone,

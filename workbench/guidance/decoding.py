@@ -34,8 +34,8 @@ class ObserverSettings(Protocol):
     """Of an observer's configuration, what decoding needs to know."""
 
     @property
-    def response_layer(self) -> int:
-        """The layer whose states are scored."""
+    def encoder_layer(self) -> int:
+        """The layer whose states are scored: the one the encoder was trained on."""
         ...
 
 
@@ -401,7 +401,7 @@ class _Run:
             captured = patterns = None
             layers = self._session.slot_layers
             if self._trace.observer is not None:
-                layer = self._trace.observer.config.response_layer
+                layer = self._trace.observer.config.encoder_layer
                 captured = stack.enter_context(self._backbone.capture([layer]))
             if self._trace.slot_attention != "none" and layers:
                 patterns = stack.enter_context(self._backbone.capture_patterns(layers))

@@ -109,7 +109,7 @@ def _workbench(name: str, d_model: int, layer: int, layers: tuple[int, ...]) -> 
             n_heads=8,
             p_token=0.05,
             p_last3=0.3,
-            noise=0.4,
+            noise=1.0 if name == "workbench-lstar" else 0.4,
         ),
         correction=CorrectionConfig(max_norm=_CAP),
         bridge=BridgeConfig(kind="offset", gain_init="residual-norm", dropout=0.0, gate_init=0.0),
@@ -117,10 +117,10 @@ def _workbench(name: str, d_model: int, layer: int, layers: tuple[int, ...]) -> 
     )
     curriculum = CurriculumConfig(
         unconditional=StageConfig(
-            epochs=1.0, batch_size=32, learning_rate=1e-3, schedule="linear", evaluations=3
+            epochs=0.4, batch_size=32, learning_rate=1e-3, schedule="linear", evaluations=2
         ),
         conditional=StageConfig(
-            epochs=10.0 if name == "workbench-lstar" else 5.0,
+            epochs=6.0 if name == "workbench-lstar" else 4.0,
             batch_size=16,
             learning_rate=3e-3,
             old_rate=5e-4,
@@ -131,14 +131,14 @@ def _workbench(name: str, d_model: int, layer: int, layers: tuple[int, ...]) -> 
         bridge=StageConfig(
             epochs=2.0, batch_size=16, learning_rate=3e-3, schedule="linear", evaluations=4
         ),
-        trigger_weight=1.0,
+        trigger_weight=8.0,
         trigger_batch=64,
         label_smoothing=0.03,
         bridge_loss=BridgeLossWeights(ce=1.0, safety=0.0, norm=0.1),
     )
     data = DataConfig(
-        n_prompts=24000 if name == "workbench-lstar" else 12000,
-        n_pairs=4000,
+        n_prompts=20000 if name == "workbench-lstar" else 12000,
+        n_pairs=6000,
         n_targets=1600,
         filler=True,
         composed=0.3,

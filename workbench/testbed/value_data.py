@@ -24,7 +24,7 @@ from workbench.testbed.responses import SENTENCES
 from workbench.testbed.splits import SPLITS, Split, intent_split
 
 TRIGGER_SHARES: dict[IntentKind, float] = {
-    "harmful": 0.45, "lookalike": 0.33, "plain": 0.10, "prevention": 0.12,
+    "harmful": 0.40, "lookalike": 0.40, "plain": 0.08, "prevention": 0.12,
 }  # fmt: skip
 _FILLER_SHARE = 0.5
 _LONGEST_FILLER = 14

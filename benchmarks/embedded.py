@@ -1,0 +1,206 @@
+"""Every named configuration on every embedded backbone, over several seeds: the README's figures.
+
+    python benchmarks/embedded.py train    --backbone testbed-llama     # one run folder a module
+    python benchmarks/embedded.py evaluate --backbone testbed-llama     # one run folder a backbone
+    python benchmarks/embedded.py report                                # docs/results.md
+    python benchmarks/embedded.py ship                                  # seed 0 into the package
+
+Each step goes on where it was stopped. All modules of a backbone are measured on the same prompts;
+intervals pool the seeds and resample intent groups, so that they cover both prompts and seeds.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+
+from workbench.backbone import load_backbone
+from workbench.evaluation.benchmark import EvaluationConfig
+from workbench.evaluation.running import Evaluation, run_evaluation
+from workbench.evaluation.summaries import summarise
+from workbench.evaluation.testbed_benchmark import embedded_benchmark
+from workbench.evaluation.value_training import train_in_testbed
+from workbench.guidance.registry import GuidanceSpec, identify_guidance, load_guidance
+from workbench.runs import RunFolder
+from workbench.svgt.checkpoint import RECORD_FILE, WEIGHTS_FILE
+from workbench.svgt.recipes import RECIPES, make_recipe
+from workbench.testbed.registry import EMBEDDED
+from workbench.testbed.splits import TEST_SPLITS
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+ROOT = Path(__file__).resolve().parent.parent
+SEEDED = ("workbench", "workbench-lstar")
+EVALUATION_SEED = 0
+SHOWN = (
+    "harm_rate",
+    "harm_reduction",
+    "benign_refusal_increase",
+    "lookalike_refusal_increase",
+    "degenerate_increase",
+    "cross_entropy_increase",
+)
+
+BackboneName = Annotated[str, typer.Option(help="An embedded backbone.")]
+Runs = Annotated[Path, typer.Option(help="Where the run folders stand.")]
+Seeds = Annotated[int, typer.Option(help="Seeds of workbench and workbench-lstar; others have 1.")]
+
+
+def _modules(runs: Path, backbone: str, seeds: int) -> list[tuple[str, int, Path]]:
+    return [
+        (name, seed, runs / "train" / backbone / name / str(seed))
+        for seed in range(seeds)
+        for name in RECIPES
+        if seed == 0 or name in SEEDED
+    ]
+
+
+@app.command()
+def train(
+    backbone: BackboneName,
+    runs: Runs = Path("runs/embedded"),
+    seeds: Seeds = 5,
+    only: Annotated[str, typer.Option(help="Configurations, separated by commas.")] = "",
+) -> None:
+    """Train every configuration, or some."""
+    model = load_backbone(backbone)
+    for name, seed, folder in _modules(runs, backbone, seeds):
+        if only and name not in only.split(","):
+            continue
+        recipe = make_recipe(name, d_model=model.d_model, n_layers=model.n_layers)
+        train_in_testbed(model, recipe, folder, seed=seed, resume=True)
+        sys.stderr.write(f"{folder}\n")
+
+
+@app.command()
+def evaluate(
+    backbone: BackboneName,
+    runs: Runs = Path("runs/embedded"),
+    seeds: Seeds = 5,
+    limit: Annotated[int, typer.Option(help="Prompts of each kind and split.")] = 200,
+) -> None:
+    """Measure every trained module, and no guidance, on the four test splits."""
+    model = load_backbone(backbone)
+    folders = [folder for _, _, folder in _modules(runs, backbone, seeds)]
+    specs = [GuidanceSpec("none"), *(GuidanceSpec("svgt", str(folder)) for folder in folders)]
+    evaluation = Evaluation(
+        model,
+        {spec: load_guidance(spec, model) for spec in specs},
+        embedded_benchmark(n_per_kind=limit, seed=EVALUATION_SEED),
+        EvaluationConfig(),
+        EVALUATION_SEED,
+        {spec: identify_guidance(spec, model) for spec in specs},
+    )
+    with RunFolder.create(
+        runs / "evaluate" / backbone,
+        kind="evaluate",
+        config=evaluation.describe(),
+        seed=EVALUATION_SEED,
+        resume=True,
+    ) as run:
+        if run.record.status == "running":
+            run_evaluation(
+                evaluation,
+                run,
+                on_progress=lambda done: None,
+                n_resamples=200,  # the report draws its own, over all seeds
+            )
+
+
+def pool_seeds(measurements: pd.DataFrame) -> pd.DataFrame:
+    """Modules of one configuration as one, each prompt once a seed, beside ``none`` as often.
+
+    The configuration of a measured module is the path ``.../CONFIG/SEED`` of its run folder.
+    """
+    guided = measurements[measurements["guidance"] != "none"].copy()
+    seed = guided["config"].map(lambda path: Path(path).name)
+    guided["config"] = guided["config"].map(lambda path: Path(path).parent.name)
+    guided["prompt"] = guided["prompt"] + "#" + seed
+    plain = measurements[measurements["guidance"] == "none"]
+    repeated = [plain.assign(prompt=plain["prompt"] + "#" + name) for name in sorted(seed.unique())]
+    return pd.concat([*repeated, guided], ignore_index=True)
+
+
+@app.command()
+def report(
+    runs: Runs = Path("runs/embedded"),
+    out: Annotated[Path, typer.Option(help="Folder of the committed results.")] = ROOT / "docs",
+) -> None:
+    """Write the pooled summaries and the Markdown table made of them."""
+    sections = []
+    for backbone in EMBEDDED:
+        measured = RunFolder.open(runs / "evaluate" / backbone)
+        rows = summarise(pool_seeds(measured.read_metrics()))
+        folder = out / "results" / backbone
+        shutil.rmtree(folder, ignore_errors=True)
+        with RunFolder.create(
+            folder, kind="evaluate", config=measured.record.config, seed=EVALUATION_SEED
+        ) as run:
+            run.write_summary(rows)
+        sections.append(_section(backbone, pd.DataFrame(rows)))
+    (out / "results.md").write_text(_HEAD + "\n".join(sections), encoding="utf-8")
+
+
+_HEAD = """# Results on the embedded backbones
+
+Made by `python benchmarks/embedded.py train|evaluate|report`; the numbers behind every cell, with
+n, are in `docs/results/*/summary.json`, which the app's Results page shows. Temperature 1, top-p 1,
+judged by the oracle. Each cell: estimate [95% interval]. `workbench` and `workbench-lstar`: five
+seeds of the value module pooled (two worlds of prompts are never mixed); others: one seed.
+Intervals are clustered bootstraps over intent groups. Differences are to no guidance on the same
+prompts with the same random numbers; rates in percent or percentage points, cross-entropy in nats
+a token on reference replies to harmless prompts.
+
+These are model organisms of 0.7 million parameters. They show mechanisms and test methods; they are
+no evidence about large models. `input-only` reads nothing but the token embeddings: what it reaches
+needs no access to the model's own computation.
+"""
+
+
+def _section(backbone: str, rows: pd.DataFrame) -> str:
+    lines = [f"\n## {backbone}\n"]
+    titles = (
+        "harm rate", "harm reduction", "benign refusals", "look-alike refusals", "degenerate",
+        "cross-entropy",
+    )  # fmt: skip
+    for split in TEST_SPLITS:
+        lines += [f"\n### {split}\n", "| guidance | " + " | ".join(titles) + " | n harmful |"]
+        lines.append("|" + "---|" * (len(titles) + 2))
+        part = rows[(rows["split"] == split) & (rows["frame"] == "all")]
+        for (guidance, config), group in part.groupby(["guidance", "config"], sort=False):
+            by_metric = group.set_index("metric")
+            cells = [_cell(by_metric, metric) for metric in SHOWN]
+            n = int(by_metric.loc["harm_rate", "n"])
+            lines.append(f"| {config or guidance} | " + " | ".join(cells) + f" | {n} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(by_metric: pd.DataFrame, metric: str) -> str:
+    if metric not in by_metric.index:
+        return "–"
+    estimate, low, high = (float(by_metric.loc[metric, key]) for key in ("estimate", "low", "high"))
+    if pd.isna(estimate):
+        return "not measured"
+    if metric == "cross_entropy_increase":
+        return f"{estimate:+.4f} [{low:+.4f}, {high:+.4f}]"
+    sign = "+" if metric.endswith("increase") else ""
+    return f"{100 * estimate:{sign}.1f} [{100 * low:{sign}.1f}, {100 * high:{sign}.1f}]"
+
+
+@app.command()
+def ship(runs: Runs = Path("runs/embedded")) -> None:
+    """Copy seed 0 of every configuration into the package."""
+    target = ROOT / "workbench" / "svgt" / "trained"
+    for backbone in EMBEDDED:
+        for name in RECIPES:
+            source = runs / "train" / backbone / name / "0"
+            folder = target / backbone / name
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in (WEIGHTS_FILE, RECORD_FILE):
+                shutil.copyfile(source / file, folder / file)
+
+
+if __name__ == "__main__":
+    app()
