@@ -164,6 +164,9 @@ def bank_pairs(
     """Run the backbone over labelled pairs and keep the states of one layer.
 
     Responses stand at positions M + K and on, as in guided decoding.
+
+    Raises:
+        ContextLengthError: A prompt, the slots and its response exceed the context.
     """
     kept: dict[str, list[Tensor]] = {"prompt": [], "response": []}
     lengths: dict[str, list[Tensor]] = {"prompt": [], "response": []}
@@ -189,6 +192,8 @@ def _read_together(
     backbone: Backbone, prompt: TokenBatch, response: TokenBatch, layer: int, n_slots: int
 ) -> Float[Tensor, "batch column d_model"]:
     width = prompt.ids.shape[1]
+    longest = int((prompt.lengths + response.lengths).max())
+    backbone.check_context(longest, n_slots=n_slots, n_new=0)
     positions = slot_positions(prompt.mask, n_slots, response.mask)
     together = TokenBatch(
         torch.cat([prompt.ids, response.ids], dim=1),
