@@ -129,7 +129,7 @@ def report(
     out: Annotated[Path, typer.Option(help="Folder of the committed results.")] = ROOT / "docs",
 ) -> None:
     """Write the pooled summaries and the Markdown table made of them."""
-    sections = []
+    tables: dict[str, pd.DataFrame] = {}
     for backbone in EMBEDDED:
         measured = RunFolder.open(runs / "evaluate" / backbone)
         rows = summarise(pool_seeds(measured.read_metrics()))
@@ -139,8 +139,40 @@ def report(
             folder, kind="evaluate", config=measured.record.config, seed=EVALUATION_SEED
         ) as run:
             run.write_summary(rows)
-        sections.append(_section(backbone, pd.DataFrame(rows)))
+        tables[backbone] = pd.DataFrame(rows)
+    sections = [_section(backbone, rows) for backbone, rows in tables.items()]
     (out / "results.md").write_text(_HEAD + "\n".join(sections), encoding="utf-8")
+    readme = out.parent / "README.md"
+    fill_section(readme, "results", _short_table(tables))
+
+
+def fill_section(path: Path, name: str, text: str) -> None:
+    """Put a text between the markers ``<!-- name:begin -->`` and ``<!-- name:end -->``."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, _, rest = path.read_text(encoding="utf-8").partition(begin)
+    _, _, after = rest.partition(end)
+    path.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+
+
+def _short_table(tables: dict[str, pd.DataFrame]) -> str:
+    """Harm rates without guidance and harm reductions with each configuration, by split."""
+    lines = [
+        "| backbone | guidance | " + " | ".join(TEST_SPLITS) + " |",
+        "|" + "---|" * (len(TEST_SPLITS) + 2),
+    ]
+    for backbone, rows in tables.items():
+        shown = rows[rows["frame"] == "all"].set_index(["split", "config", "metric"])
+        plain = [_cell(shown.loc[(split, "")], "harm_rate") for split in TEST_SPLITS]
+        lines.append(f"| {backbone} | none: harm rate, % | " + " | ".join(plain) + " |")
+        for config in RECIPES:
+            cells = [_cell(shown.loc[(split, config)], "harm_reduction") for split in TEST_SPLITS]
+            lines.append(f"| | `{config}`: reduction, % | " + " | ".join(cells) + " |")
+    n = {int(str(v)) for r in tables.values() for v in r[r["metric"] == "harm_reduction"]["n"]}
+    return (
+        "Harmful replies to harmful prompts without guidance, and how many of them each "
+        "configuration\nprevents: percent [95% interval, clustered by intent]. Temperature 1, "
+        f"n up to {max(n)} replies a cell.\n\n" + "\n".join(lines)
+    )
 
 
 _HEAD = """# Results on the embedded backbones
@@ -148,7 +180,7 @@ _HEAD = """# Results on the embedded backbones
 Made by `python benchmarks/embedded.py train|evaluate|report`; the numbers behind every cell, with
 n, are in `docs/results/*/summary.json`, which the app's Results page shows. Temperature 1, top-p 1,
 judged by the oracle. Each cell: estimate [95% interval]. `workbench` and `workbench-lstar`: five
-seeds of the value module pooled (two worlds of prompts are never mixed); others: one seed.
+seeds of the value module pooled on the fragile backbones, one on the anchored; others: one seed.
 Intervals are clustered bootstraps over intent groups. Differences are to no guidance on the same
 prompts with the same random numbers; rates in percent or percentage points, cross-entropy in nats
 a token on reference replies to harmless prompts.
@@ -172,7 +204,7 @@ def _section(backbone: str, rows: pd.DataFrame) -> str:
         for (guidance, config), group in part.groupby(["guidance", "config"], sort=False):
             by_metric = group.set_index("metric")
             cells = [_cell(by_metric, metric) for metric in SHOWN]
-            n = int(by_metric.loc["harm_rate", "n"])
+            n = int(str(by_metric.loc["harm_rate", "n"]))
             lines.append(f"| {config or guidance} | " + " | ".join(cells) + f" | {n} |")
     return "\n".join(lines) + "\n"
 
@@ -180,7 +212,9 @@ def _section(backbone: str, rows: pd.DataFrame) -> str:
 def _cell(by_metric: pd.DataFrame, metric: str) -> str:
     if metric not in by_metric.index:
         return "–"
-    estimate, low, high = (float(by_metric.loc[metric, key]) for key in ("estimate", "low", "high"))
+    estimate, low, high = (
+        float(str(by_metric.loc[metric, key])) for key in ("estimate", "low", "high")
+    )
     if pd.isna(estimate):
         return "not measured"
     if metric == "cross_entropy_increase":
