@@ -6,7 +6,8 @@ an uninterrupted one.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -96,25 +97,21 @@ class StateFile:
         """Put the saved weights into the module; gives the position and the optimiser's tensors.
 
         Raises:
-            CheckpointError: The file is of another configuration, or damaged.
+            CheckpointError: The file is of another configuration.
+            RunError: It is damaged.
         """
         if self.path is None or not self.path.exists():
             return TrainingState(), {}
         tensors, metadata = read_tensors(self.path)
         try:
             position = json.loads(metadata["position"])
+            state = TrainingState(**position, best=_with_prefix(tensors, "best."))
             module.load_state_dict(_with_prefix(tensors, "module."))
-        except (KeyError, ValueError, RuntimeError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"{self.path} does not belong to this training; start anew in another folder"
             ) from error
-        state = TrainingState(**position, best=_with_prefix(tensors, "best."))
         return state, {n: v for n, v in tensors.items() if n.startswith("adamw.")}
-
-    def discard(self) -> None:
-        """Remove the file once the training is complete."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
 
 
 def _with_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -134,15 +131,23 @@ def _evaluation_steps(n_steps: int, evaluations: int) -> set[int]:
     return {round(n_steps * (i + 1) / evaluations) for i in range(evaluations)}
 
 
+@contextmanager
+def _divergence_named(task: StageTask, state: TrainingState) -> Iterator[None]:
+    try:
+        yield
+    except NonFiniteError as error:
+        raise NonFiniteError(
+            f"stage {task.name} diverged at step {state.step}: {error}; lower the learning rate"
+        ) from error
+
+
 def _evaluate(task: StageTask, state: TrainingState) -> dict[str, float]:
     task.module.eval()
-    metrics = task.validate()
+    with _divergence_named(task, state):
+        metrics = task.validate()
+        if not np.isfinite(metrics["selection"]):
+            raise NonFiniteError(f"its validation loss is {metrics['selection']}")
     task.module.train()
-    if not np.isfinite(metrics["selection"]):
-        raise NonFiniteError(
-            f"stage {task.name} diverged at step {state.step}: its validation loss is "
-            f"{metrics['selection']}; lower the learning rate"
-        )
     if metrics["selection"] < state.best_selection:
         state.best_selection = metrics["selection"]
         state.best = {n: v.detach().clone() for n, v in task.module.state_dict().items()}
@@ -180,12 +185,10 @@ def run_stage(
         on_event(TrainingEvent(task.name, 0, n_steps, {}, metrics))
     while state.step < n_steps:
         torch.manual_seed(_step_seed(seed, state))
-        losses = task.losses(StepSampler(seed, state.stage, state.step))
-        if not bool(losses["total"].isfinite()):
-            raise NonFiniteError(
-                f"stage {task.name} diverged at step {state.step}: its loss is not finite; "
-                "lower the learning rate"
-            )
+        with _divergence_named(task, state):
+            losses = task.losses(StepSampler(seed, state.stage, state.step))
+            if not bool(losses["total"].isfinite()):
+                raise NonFiniteError("its loss is not finite")
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(losses["total"])
         if task.stage.clip is not None:

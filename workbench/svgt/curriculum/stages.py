@@ -106,13 +106,16 @@ def _smoothed_bce(
 def classification_metrics(
     score: Float[Tensor, " n"], labels: Float[Tensor, " n"], prefix: str = ""
 ) -> dict[str, float]:
-    """Accuracy and F1 at score 0, AUROC, and mean BCE in nats; NaN where a class is missing."""
+    """Accuracy and F1 at score 0, AUROC, and mean BCE in nats.
+
+    AUROC is NaN where a class is missing or a score is not finite.
+    """
     truth, guess = labels.bool().numpy(), (score > 0).numpy()
-    both = 0 < truth.sum() < len(truth)
+    ranked = 0 < truth.sum() < len(truth) and bool(score.isfinite().all())
     return {
         f"{prefix}accuracy": float((truth == guess).mean()),
         f"{prefix}f1": float(f1_score(truth, guess, zero_division=0)),
-        f"{prefix}auroc": float(roc_auc_score(truth, score.numpy())) if both else float("nan"),
+        f"{prefix}auroc": float(roc_auc_score(truth, score.numpy())) if ranked else float("nan"),
         f"{prefix}bce": float(functional.binary_cross_entropy_with_logits(score, labels)),
     }
 
