@@ -43,6 +43,10 @@ class StageConfig:
             raise ConfigError("epochs must be positive, batch_size and evaluations at least 1")
         if self.learning_rate <= 0 or self.old_rate < 0:
             raise ConfigError("learning_rate must be positive, old_rate not negative")
+        if self.weight_decay < 0 or (self.clip is not None and self.clip <= 0):
+            raise ConfigError(
+                "weight_decay must not be negative, clip positive (null: no clipping)"
+            )
 
     def n_steps(self, n_examples: int) -> int:
         """Optimiser steps on this many examples."""
@@ -108,6 +112,12 @@ class DataConfig:
     n_validation: int = 240
     filler: bool = False
     composed: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.n_prompts, self.n_pairs, self.n_targets, self.n_validation) < 1:
+            raise ConfigError("n_prompts, n_pairs, n_targets and n_validation must be at least 1")
+        if not 0.0 <= self.composed <= 1.0:
+            raise ConfigError("composed must be in [0, 1]")
 
 
 @dataclass(frozen=True)
