@@ -173,9 +173,7 @@ def test_a_pair_that_does_not_fit_the_context_is_an_error_with_numbers(
 ) -> None:
     half = " ".join(["t1"] * (backbone.n_ctx // 2))
     with pytest.raises(ContextLengthError, match=rf"{N_SLOTS} slots.*{backbone.n_ctx}"):
-        bank_pairs(
-            backbone, [LabelledPair(asked(half), half, True)], layer=LAYER, n_slots=N_SLOTS
-        )
+        bank_pairs(backbone, [LabelledPair(asked(half), half, True)], layer=LAYER, n_slots=N_SLOTS)
 
 
 # ---------------------------------------------------------------------------------- statistics
