@@ -103,19 +103,23 @@ def _smoothed_bce(
     return functional.binary_cross_entropy_with_logits(score, target)
 
 
+def auroc(score: Float[Tensor, " n"], labels: Float[Tensor, " n"]) -> float:
+    """Area under the ROC curve; NaN where a class is missing or a score is not finite."""
+    truth = labels.bool().numpy()
+    if not (0 < truth.sum() < len(truth) and bool(score.isfinite().all())):
+        return float("nan")
+    return float(roc_auc_score(truth, score.numpy()))
+
+
 def classification_metrics(
     score: Float[Tensor, " n"], labels: Float[Tensor, " n"], prefix: str = ""
 ) -> dict[str, float]:
-    """Accuracy and F1 at score 0, AUROC, and mean BCE in nats.
-
-    AUROC is NaN where a class is missing or a score is not finite.
-    """
+    """Accuracy and F1 at score 0, AUROC, and mean BCE in nats."""
     truth, guess = labels.bool().numpy(), (score > 0).numpy()
-    ranked = 0 < truth.sum() < len(truth) and bool(score.isfinite().all())
     return {
         f"{prefix}accuracy": float((truth == guess).mean()),
         f"{prefix}f1": float(f1_score(truth, guess, zero_division=0)),
-        f"{prefix}auroc": float(roc_auc_score(truth, score.numpy())) if ranked else float("nan"),
+        f"{prefix}auroc": auroc(score, labels),
         f"{prefix}bce": float(functional.binary_cross_entropy_with_logits(score, labels)),
     }
 
@@ -170,7 +174,7 @@ def trigger_scores(module: ValueModule, bank: PromptBank) -> Float[Tensor, " n"]
 
 def _ambiguous_auroc(score: Tensor, bank: PairBank) -> float:
     rows = bank.ambiguous
-    return classification_metrics(score[rows], bank.labels[rows])["auroc"]
+    return auroc(score[rows], bank.labels[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,9 +239,7 @@ class UnconditionalStage(StageTask):
         on_pairs = unconditional_scores(self.module, self.validation.pairs)
         return {
             **metrics,
-            "response_auroc": classification_metrics(on_pairs, self.validation.pairs.labels)[
-                "auroc"
-            ],
+            "response_auroc": auroc(on_pairs, self.validation.pairs.labels),
             "ambiguous_auroc": _ambiguous_auroc(on_pairs, self.validation.pairs),
             "selection": metrics["bce"],
         }
