@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from workbench.backbone.protocol import Backbone
@@ -87,6 +88,15 @@ def _harm_meter(backbone: Backbone, seed: int) -> MeasureHarm:
     return lambda module: harm_rate(backbone, module, prompts, seed=seed)
 
 
+def _n_measured(metric: str, validation: ValueData) -> int:
+    """How many examples a validation metric is the mean of."""
+    if metric in ("harm_rate", "degenerate_rate"):
+        return _HARM_PROMPTS_PER_SPLIT * len(VALIDATION_SPLITS)
+    if metric == "ambiguous_auroc":
+        return sum(pair.ambiguous for pair in validation.pairs)
+    return len(validation.pairs)  # as many as prompts and as targets
+
+
 def _long_rows(row: Mapping[str, object], kind: str) -> list[dict[str, object]]:
     where = {"stage": row["stage"], "step": row["step"], "kind": kind}
     return [
@@ -115,6 +125,9 @@ def train_in_testbed(
         ConfigError: the recipe does not fit the backbone.
         NonFiniteError: a stage diverged.
     """
+    recipe.module.validate_for(
+        n_layers=backbone.n_layers, d_model=backbone.d_model, backbone=backbone.name
+    )
     settings = {
         "backbone": backbone.name,
         "weights_hash": backbone.weights_hash,
@@ -141,7 +154,7 @@ def train_in_testbed(
         )
         validations = chain.from_iterable(_long_rows(r, "validation") for r in trained.history)
         losses = chain.from_iterable(_long_rows(row, "training") for row in trained.losses)
-        run.append_metrics([*losses, *validations])
+        run.write_metrics(pd.DataFrame([*losses, *validations]))
         run.write_summary(
             [
                 {
@@ -150,7 +163,7 @@ def train_in_testbed(
                     "stage": name.split(".")[0],
                     "metric": name.split(".")[1],
                     "estimate": value,
-                    "n": recipe.data.n_validation,
+                    "n": _n_measured(name.split(".")[1], validation),
                     "seed": seed,
                 }
                 for name, value in metrics.items()
