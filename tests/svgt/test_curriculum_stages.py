@@ -22,6 +22,7 @@ from workbench.svgt.curriculum.stages import (
     ConditionalStage,
     StageTask,
     UnconditionalStage,
+    auroc,
     classification_metrics,
     conditional_scores,
     tokenise_targets,
@@ -106,10 +107,6 @@ def pair_bank(n: int, seed: int, *, permuted: bool = False) -> PairBank:
 
 def banks(n: int, seed: int, *, permuted: bool = False) -> Banks:
     return Banks(prompt_bank(n, seed, permuted=permuted), pair_bank(n, seed + 1, permuted=permuted))
-
-
-def auroc(score: Tensor, labels: Tensor) -> float:
-    return classification_metrics(score, labels)["auroc"]
 
 
 def prompt_scores(model: ValueModule, bank: PromptBank) -> Tensor:
@@ -614,9 +611,17 @@ def test_one_class_alone_has_no_auroc() -> None:
     assert found["f1"] == 0.0
 
 
+def test_where_no_response_is_ambiguous_their_auroc_is_not_measured() -> None:
+    pairs = pair_bank(16, 1)
+    clear = Banks(prompt_bank(16, 0), replace(pairs, ambiguous=torch.zeros_like(pairs.ambiguous)))
+    for stage in (UnconditionalStage, ConditionalStage):
+        found = stage(module(), CONFIG, banks(16, 0), clear).validate()
+        assert found["ambiguous_auroc"] != found["ambiguous_auroc"]
+        assert found["auroc"] == found["auroc"]
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
-def test_scores_that_are_not_finite_have_no_auroc_and_no_finite_loss(bad: float) -> None:
-    found = classification_metrics(torch.tensor([1.0, bad, -1.0]), torch.tensor([1.0, 0.0, 0.0]))
-    assert found["auroc"] != found["auroc"]
-    found = classification_metrics(torch.tensor([1.0, bad, -1.0]), torch.tensor([1.0, 1.0, 0.0]))
-    assert found["auroc"] != found["auroc"]
+def test_scores_that_are_not_finite_have_no_auroc(bad: float) -> None:
+    for label in (0.0, 1.0):
+        found = auroc(torch.tensor([1.0, bad, -1.0]), torch.tensor([1.0, label, 0.0]))
+        assert found != found
