@@ -57,23 +57,26 @@ def train(
 
     workbench generate --backbone testbed-llama --guidance svgt:runs/mine --prompt "..."
     """
-    from workbench.backbone import load_backbone
+    from workbench.cli._console import load_quietly
     from workbench.config import load_yaml
     from workbench.evaluation.value_training import train_in_testbed
     from workbench.svgt.curriculum import Recipe
     from workbench.svgt.recipes import make_recipe
 
-    model = load_backbone(backbone)
+    model = load_quietly(backbone)
     path = Path(config)
     if path.suffix in (".yaml", ".yml"):
         recipe = load_yaml(Recipe, path)
     else:
         recipe = make_recipe(config, d_model=model.d_model, n_layers=model.n_layers)
-    with _progress() as progress:
-        board = _StageBoard(progress)
+    progress = _progress()
+    try:
         trained = train_in_testbed(
-            model, recipe, out, seed=seed, resume=resume, on_event=board.show
+            model, recipe, out, seed=seed, resume=resume, on_event=_StageBoard(progress).show
         )
+    finally:
+        if progress.live.is_started:
+            progress.stop()
     if trained is None:
         raise RunError(f"{out} holds a finished training; nothing was left to resume")
     typer.echo(f"value module written to {out}; use it with --guidance svgt:{out}")
@@ -109,6 +112,7 @@ class _StageBoard:
     def show(self, event: "TrainingEvent") -> None:
         """Show one event."""
         if event.stage not in self._tasks:
+            self._progress.start()  # not before: a mistake in what was asked is one line, no bars
             self._tasks[event.stage] = self._progress.add_task(
                 _TITLES[event.stage], total=event.n_steps, numbers=""
             )
@@ -121,5 +125,5 @@ class _StageBoard:
                 if name in event.metrics
             )
             self._progress.console.print(
-                f"{_TITLES[event.stage]} step {event.step:>5}  validation  {shown}"
+                f"{_TITLES[event.stage]} step {event.step:>5}  validation  {shown}", soft_wrap=True
             )
