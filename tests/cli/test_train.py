@@ -113,19 +113,6 @@ def test_a_training_writes_a_module_that_generate_uses(
     assert json.loads(capsys.readouterr().out)["config"] == str(out)
 
 
-def test_a_seed_is_a_training(
-    arguments: list[str], config: Callable[[Settings], str], tmp_path: Path
-) -> None:
-    recipe = config(TINY)
-    weights = []
-    for seed, name in (("1", "a"), ("1", "b"), ("2", "c")):
-        out = tmp_path / name
-        assert run([*arguments[:-1], str(out), "--config", recipe, "--seed", seed]) == 0
-        weights.append((out / "svgt.safetensors").read_bytes())
-    assert weights[0] == weights[1]
-    assert weights[0] != weights[2]
-
-
 def test_the_default_is_the_workbench_recipe(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +166,10 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(
     changed_recipe = ["--config", config(changed("curriculum", "trigger_weight", 2.0))]
     line = mistake(capsys, *arguments[:-1], str(cut), *changed_recipe, "--resume")
     assert "curriculum.trigger_weight was 1.0, now 2.0" in line
+    reseeded = tmp_path / "reseeded"
+    assert run([*arguments[:-1], str(reseeded), *recipe, "--seed", "5"]) == 0
+    weights = [(folder / "svgt.safetensors").read_bytes() for folder in (whole, reseeded)]
+    assert weights[0] != weights[1]
 
 
 def test_a_folder_of_other_things_is_left_alone(

@@ -32,6 +32,7 @@ from workbench.svgt.curriculum import (
     TrainedModule,
     TrainingEvent,
 )
+from workbench.svgt.recipes import RECIPES, make_recipe
 from workbench.testbed.corpus import sample_prompts
 from workbench.testbed.intents import find_intent
 from workbench.testbed.splits import VALIDATION_SPLITS, intent_split
@@ -347,6 +348,35 @@ def test_another_configuration_is_refused_by_its_keys(tiny: "TinyModel", tmp_pat
     assert "seed was 3, now 4" in message
     assert "n_targets" not in message
     assert (out / STATE_FILE).read_bytes() == before
+
+
+# ------------------------------------------------------------------------------- every named recipe
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_named_recipe_trains(tiny: "TinyModel", tmp_path: Path, name: str) -> None:
+    """Two steps a stage, on amounts that a test can afford; all else as the recipe says."""
+    recipe = make_recipe(name, d_model=tiny.backbone.d_model, n_layers=tiny.backbone.n_layers)
+
+    def two_steps(stage: StageConfig) -> StageConfig:
+        return replace(stage, epochs=2 * stage.batch_size / 32, evaluations=1)
+
+    plan = recipe.curriculum
+    short = replace(
+        recipe,
+        curriculum=replace(
+            plan,
+            unconditional=two_steps(plan.unconditional),
+            conditional=two_steps(plan.conditional),
+            bridge=two_steps(plan.bridge),
+        ),
+        data=replace(recipe.data, n_prompts=32, n_pairs=32, n_targets=32, n_validation=40),
+    )
+    out = tmp_path / "run"
+    trained = train_in_testbed(tiny.backbone, short, out, seed=0)
+    assert trained is not None
+    assert [row["step"] for row in trained.losses] == [1, 2, 1, 2, 1, 2]
+    assert load_value_module(out, tiny.backbone).config == recipe.module
 
 
 # -------------------------------------------------------------------------------------- bad input

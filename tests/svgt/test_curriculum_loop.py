@@ -29,8 +29,10 @@ from workbench.svgt.curriculum import (
     StageConfig,
     TrainedModule,
     TrainingEvent,
+    state_bank,
     train_value_module,
 )
+from workbench.svgt.curriculum import curriculum as curriculum_module
 from workbench.svgt.curriculum.curriculum import MeasureHarm
 from workbench.svgt.curriculum.loop import OnEvent, StateFile, TrainingState, run_stage
 from workbench.svgt.curriculum.sampling import StepSampler
@@ -227,6 +229,53 @@ def test_watching_and_saving_change_nothing(
 ) -> None:
     saved = train(backbone, tmp_path / "state.safetensors", lambda event: None)
     assert_same(saved, whole.trained)
+
+
+def test_states_are_read_where_the_configuration_says(
+    backbone: TransformerLensBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[dict[str, object]] = []
+
+    def bank_prompts(_: object, rows: object, layers: object) -> object:
+        read.append({"prompts": list(layers)})  # type: ignore[call-overload]
+        return state_bank.bank_prompts(backbone, rows, layers)  # type: ignore[arg-type]
+
+    def bank_pairs(_: object, rows: object, **where: int) -> object:
+        read.append({"pairs": where})
+        return state_bank.bank_pairs(backbone, rows, **where)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(curriculum_module, "bank_prompts", bank_prompts)
+    monkeypatch.setattr(curriculum_module, "bank_pairs", bank_pairs)
+    apart = replace(
+        MODULE,
+        encoder=replace(MODULE.encoder, layer=2),
+        trigger=replace(MODULE.trigger, layers=(-1, 0)),
+    )
+    train(backbone, module=apart)
+    expected = [{"prompts": [-1, 0, 1, 2]}, {"pairs": {"layer": 2, "n_slots": 2}}]
+    assert read == expected * 2  # once for training, once for validation, whatever the epochs
+
+
+def test_what_starts_from_states_starts_from_the_training_prompts(
+    backbone: TransformerLensBackbone, tmp_path: Path
+) -> None:
+    """Standardiser, base and unit, as they are before the first step of stage 3."""
+    offsets = replace(
+        MODULE, bridge=BridgeConfig(kind="offset", gain_init="residual-norm", dropout=0.0)
+    )
+    file = tmp_path / "state.safetensors"
+    with pytest.raises(Killed):
+        train(backbone, file, kill_at("bridge", 0), module=offsets)
+    found = {n.removeprefix("module."): v for n, v in read_tensors(file)[0].items()}
+    texts = [backbone.read_states(backbone.encode([row.prompt]), [-1, 1]) for row in TRAIN.prompts]
+    tokens = [torch.cat([states[layer][0] for states in texts]) for layer in (-1, 1)]
+    for index, of_layer in enumerate(tokens):
+        torch.testing.assert_close(found["trigger.mean"][index], of_layer.mean(0))
+        torch.testing.assert_close(found["trigger.std"][index], of_layer.std(0))
+    ends = torch.stack([states[1][0, -1] for states in texts])
+    unit = ends.norm(dim=1).mean() / ends.shape[1] ** 0.5
+    torch.testing.assert_close(found["bridge.unit"], unit)
+    torch.testing.assert_close(found["bridge.base"], (ends.mean(0) / unit).expand(2, -1))
 
 
 # --------------------------------------------------------------------------------------- resuming

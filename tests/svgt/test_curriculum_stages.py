@@ -23,12 +23,14 @@ from workbench.svgt.curriculum.stages import (
     StageTask,
     UnconditionalStage,
     auroc,
+    bridge_loss,
     classification_metrics,
     conditional_scores,
     tokenise_targets,
     unconditional_scores,
 )
 from workbench.svgt.curriculum.state_bank import PairBank, PromptBank, TokenStates
+from workbench.svgt.slots import forward_with_slots
 from workbench.svgt.value_module import PARTS
 
 FIXTURES = Path(__file__).parent.parent / "fixtures"
@@ -272,6 +274,54 @@ def test_stage_3_makes_the_safe_response_likely(
     )
     assert mean_loss(state, slice(-6, None), "ce") < mean_loss(state, slice(0, 6), "ce") - fall / 2
     assert backbone.current_weights_hash() == before == backbone.weights_hash
+
+
+def test_the_three_terms_of_stage_3_are_what_one_steered_pass_gives(
+    backbone: TransformerLensBackbone,
+) -> None:
+    """Scored one block above the encoder's (``score_layer``), measured at the bridge's own."""
+    task = bridge_stage(backbone, encoder=EncoderConfig(n_heads=2, layer=2), score_layer=3)
+    module = task.module.eval()
+    rows = task.train.rows(torch.arange(4))
+    found = bridge_loss(module, backbone, rows, CONFIG)
+    steered = forward_with_slots(
+        backbone, rows.prompt, rows.response, module, capture_layers=[1, 3]
+    )
+    assert steered.write is not None
+    score = module.score_response(
+        steered.states[3].prompt, steered.states[3].response, rows.prompt.mask, rows.response.mask
+    )
+    ce = []
+    for row, n in enumerate(rows.response.lengths):
+        logits = steered.response_logits[row, :n].log_softmax(-1)
+        ce.append(-logits[torch.arange(n), rows.response.ids[row, :n]].mean())
+    ends = steered.states[1].prompt[:, -1]
+    ratio = steered.write.bridge.norm(dim=-1).mean() / ends.norm(dim=-1).mean()
+    expected = {
+        "ce": torch.stack(ce).mean(),
+        "safety": (nn.functional.softplus(score) + 2 * score.relu()).mean(),
+        "norm": ((ratio - 1).abs() - 0.2).relu(),
+    }
+    for name, value in expected.items():
+        assert float(getattr(found, name).detach()) == pytest.approx(
+            float(value.detach()), rel=1e-5
+        ), name
+    assert float(expected["norm"].detach()) > 0
+
+
+def test_a_target_counts_the_same_alone_and_in_a_batch(backbone: TransformerLensBackbone) -> None:
+    task = bridge_stage(backbone)
+    task.module.eval()
+    index = torch.tensor([3, 11, 4, 8])
+    with torch.no_grad():
+        together = bridge_loss(task.module, backbone, task.train.rows(index), CONFIG)
+        alone = [
+            bridge_loss(task.module, backbone, task.train.rows(i[None]), CONFIG) for i in index
+        ]
+    for name in ("ce", "safety"):
+        values = [float(getattr(loss, name)) for loss in alone]
+        assert len(set(values)) == 4
+        assert float(getattr(together, name)) == pytest.approx(sum(values) / 4, rel=1e-5)
 
 
 def test_a_gate_that_is_shut_teaches_the_bridge_nothing(backbone: TransformerLensBackbone) -> None:
