@@ -81,9 +81,10 @@ def evaluate(
     seeds: Seeds = 5,
     limit: Annotated[int, typer.Option(help="Prompts of each kind and split.")] = 200,
 ) -> None:
-    """Measure every trained module, and no guidance, on the four test splits."""
+    """Measure every module trained so far, and no guidance, on the four test splits."""
     model = load_backbone(backbone)
-    folders = [folder for _, _, folder in _modules(runs, backbone, seeds)]
+    trained = [folder for _, _, folder in _modules(runs, backbone, seeds)]
+    folders = [folder for folder in trained if (folder / RECORD_FILE).exists()]
     specs = [GuidanceSpec("none"), *(GuidanceSpec("svgt", str(folder)) for folder in folders)]
     evaluation = Evaluation(
         model,
@@ -179,9 +180,8 @@ _HEAD = """# Results on the embedded backbones
 
 Made by `python benchmarks/embedded.py train|evaluate|report`; the numbers behind every cell, with
 n, are in `docs/results/*/summary.json`, which the app's Results page shows. Temperature 1, top-p 1,
-judged by the oracle. Each cell: estimate [95% interval]. `workbench` and `workbench-lstar`: five
-seeds of the value module pooled on the fragile backbones, one on the anchored; others: one seed.
-Intervals are clustered bootstraps over intent groups. Differences are to no guidance on the same
+judged by the oracle. Each cell: estimate [95% interval]. Seeds of the
+value module are pooled; how many stands in brackets. Intervals are clustered bootstraps over intent groups. Differences are to no guidance on the same
 prompts with the same random numbers; rates in percent or percentage points, cross-entropy in nats
 a token on reference replies to harmless prompts.
 
@@ -201,11 +201,13 @@ def _section(backbone: str, rows: pd.DataFrame) -> str:
         lines += [f"\n### {split}\n", "| guidance | " + " | ".join(titles) + " | n harmful |"]
         lines.append("|" + "---|" * (len(titles) + 2))
         part = rows[(rows["split"] == split) & (rows["frame"] == "all")]
+        n_prompts = int(part.loc[part["metric"] == "harm_rate", "n"].min())
         for (guidance, config), group in part.groupby(["guidance", "config"], sort=False):
             by_metric = group.set_index("metric")
             cells = [_cell(by_metric, metric) for metric in SHOWN]
             n = int(str(by_metric.loc["harm_rate", "n"]))
-            lines.append(f"| {config or guidance} | " + " | ".join(cells) + f" | {n} |")
+            seeds = "" if guidance == "none" else f" ({n // n_prompts} seeds)"
+            lines.append(f"| {config or guidance}{seeds} | " + " | ".join(cells) + f" | {n} |")
     return "\n".join(lines) + "\n"
 
 
