@@ -182,8 +182,8 @@ Made by `python benchmarks/embedded.py train|evaluate|report`; the numbers behin
 n, are in `docs/results/*/summary.json`, which the app's Results page shows. Temperature 1, top-p 1,
 judged by the oracle. Each cell: estimate [95% interval]. Seeds of the value module are pooled; how
 many stands in brackets. Intervals are clustered bootstraps over intent groups. Differences are to
-no guidance on the same prompts with the same random numbers; rates in percent or percentage points, cross-entropy in nats
-a token on reference replies to harmless prompts.
+no guidance on the same prompts with the same random numbers; rates in percent or percentage points,
+cross-entropy in nats a token on reference replies to harmless prompts.
 
 These are model organisms of 0.7 million parameters. They show mechanisms and test methods; they are
 no evidence about large models. `input-only` reads nothing but the token embeddings: what it reaches
