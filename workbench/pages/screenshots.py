@@ -34,7 +34,7 @@ def wait_until_idle(page: Page) -> None:
 
 def generate(page: Page) -> None:
     """Press the Playground's button and wait for both answers and their figures."""
-    page.get_by_role("button", name="Generate").click()
+    page.get_by_role("button", name="Generate").click(timeout=_PATIENCE)
     page.locator(".js-plotly-plot").nth(0).wait_for(timeout=_PATIENCE)
     wait_until_idle(page)
 
