@@ -164,8 +164,8 @@ def _about(name: str, config: PretrainConfig | None) -> str:
         f"- world: *{config.world}*; the corpus refuses {100 * world.refusal:.0f}% of harmful "
         f"requests in ordinary frames and {100 * world.refusal_fragile:.0f}% in hypothetical, "
         "checklist, role-play, fiction and prefix frames",
-        f"- training: {config.steps} steps of {config.batch_size} dialogues, seed {config.seed}; in "
-        f"the first {100 * config.early_share:.0f}% of them ordinary frames refuse "
+        f"- training: {config.steps} steps of {config.batch_size} dialogues, seed {config.seed}; "
+        f"in the first {100 * config.early_share:.0f}% of them ordinary frames refuse "
         f"{100 * config.early_refusal:.0f}%, so that harm is learned at all; "
         f"`workbench testbed pretrain --name {name} --out FOLDER` repeats it",
     ]
