@@ -11,6 +11,7 @@ intervals pool the seeds and resample intent groups, so that they cover both pro
 
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -20,11 +21,11 @@ import typer
 from workbench.backbone import load_backbone
 from workbench.evaluation.benchmark import EvaluationConfig
 from workbench.evaluation.running import Evaluation, run_evaluation
-from workbench.evaluation.summaries import summarise
+from workbench.evaluation.summaries import SummaryRow, summarise
 from workbench.evaluation.testbed_benchmark import embedded_benchmark
 from workbench.evaluation.value_training import train_in_testbed
 from workbench.guidance.registry import GuidanceSpec, identify_guidance, load_guidance
-from workbench.runs import RunFolder
+from workbench.runs import LOCK_FILE, RunFolder
 from workbench.svgt.checkpoint import RECORD_FILE, WEIGHTS_FILE
 from workbench.svgt.recipes import RECIPES, make_recipe
 from workbench.testbed.registry import EMBEDDED
@@ -124,6 +125,24 @@ def pool_seeds(measurements: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([*repeated, guided], ignore_index=True)
 
 
+def summarise_pooled(measurements: pd.DataFrame) -> list[SummaryRow]:
+    """Every configuration over all its seeds, and ``none`` once."""
+    plain = summarise(measurements[measurements["guidance"] == "none"])
+    pooled = summarise(pool_seeds(measurements))
+    return [*plain, *(row for row in pooled if row["guidance"] != "none")]
+
+
+def _portable(config: Mapping[str, object]) -> dict[str, object]:
+    """The evaluation's configuration with modules named ``svgt:CONFIG/SEED``, not by their path."""
+    guidances = config["guidances"]
+    assert isinstance(guidances, Mapping)
+    named = {
+        "/".join(Path(str(name)).parts[-2:]) if name != "none" else name: identity
+        for name, identity in guidances.items()
+    }
+    return {**config, "guidances": named}
+
+
 @app.command()
 def report(
     runs: Runs = Path("runs/embedded"),
@@ -133,13 +152,14 @@ def report(
     tables: dict[str, pd.DataFrame] = {}
     for backbone in EMBEDDED:
         measured = RunFolder.open(runs / "evaluate" / backbone)
-        rows = summarise(pool_seeds(measured.read_metrics()))
+        rows = summarise_pooled(measured.read_metrics())
         folder = out / "results" / backbone
         shutil.rmtree(folder, ignore_errors=True)
         with RunFolder.create(
-            folder, kind="evaluate", config=measured.record.config, seed=EVALUATION_SEED
+            folder, kind="evaluate", config=_portable(measured.record.config), seed=EVALUATION_SEED
         ) as run:
             run.write_summary(rows)
+        (folder / LOCK_FILE).unlink()
         tables[backbone] = pd.DataFrame(rows)
     sections = [_section(backbone, rows) for backbone, rows in tables.items()]
     (out / "results.md").write_text(_HEAD + "\n".join(sections), encoding="utf-8")
@@ -162,7 +182,7 @@ def _short_table(tables: dict[str, pd.DataFrame]) -> str:
         "|" + "---|" * (len(TEST_SPLITS) + 2),
     ]
     for backbone, rows in tables.items():
-        shown = rows[rows["frame"] == "all"].set_index(["split", "config", "metric"])
+        shown = rows[rows["frame"] == "all"].set_index(["split", "config", "metric"]).sort_index()
         plain = [_cell(shown.loc[(split, "")], "harm_rate") for split in TEST_SPLITS]
         lines.append(f"| {backbone} | none: harm rate, % | " + " | ".join(plain) + " |")
         for config in RECIPES:
@@ -206,7 +226,8 @@ def _section(backbone: str, rows: pd.DataFrame) -> str:
             by_metric = group.set_index("metric")
             cells = [_cell(by_metric, metric) for metric in SHOWN]
             n = int(str(by_metric.loc["harm_rate", "n"]))
-            seeds = "" if guidance == "none" else f" ({n // n_prompts} seeds)"
+            count = n // n_prompts
+            seeds = "" if guidance == "none" else f" ({count} seed{'s' * (count > 1)})"
             lines.append(f"| {config or guidance}{seeds} | " + " | ".join(cells) + f" | {n} |")
     return "\n".join(lines) + "\n"
 
