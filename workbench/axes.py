@@ -38,6 +38,10 @@ AXES: Mapping[str, str] = MappingProxyType(
         "read": "what a trigger reads: states or blocks, in ascending order",
         "head": "attention heads",
         "frame": "context frames that a prompt can stand in",
+        # probes
+        "resample": "bootstrap resamples, halves or permutations of the examples",
+        "rank": "dimensions of a subspace or of the row space of some states",
+        "dose": "strengths of an intervention",
     }
 )
 """Axis name to meaning."""
