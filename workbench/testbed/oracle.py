@@ -104,7 +104,7 @@ def judge(intent: Intent, reply: str) -> Verdict:
     sentences = [_read_sentence(text) for text in split_sentences(_strip_openers(reply))]
     codes = "".join(sentence.code for sentence in sentences)
     kind = next((k for k, pattern in _GRAMMAR.items() if pattern.fullmatch(codes)), None)
-    if kind is not None and not _steps_in_order(sentences):
+    if not (_steps_in_order(sentences) and _tools_differ(sentences)):
         kind = None
     refused = bool(_REFUSAL & set(codes))
     helped = bool(_HELP & set(codes))
@@ -125,6 +125,14 @@ def _steps_in_order(sentences: list[_Sentence]) -> bool:
     words = [value for s in sentences for name, value in s.slots if name == "next"]
     return all((word == "first ,") == (i == 0) for i, word in enumerate(words)) and all(
         word != "finally ," or i == len(words) - 1 for i, word in enumerate(words)
+    )
+
+
+def _tools_differ(sentences: list[_Sentence]) -> bool:
+    """A sentence that names two tools names two different ones."""
+    return all(
+        "tool2" not in slots or slots["tool"] != slots["tool2"]
+        for slots in (dict(sentence.slots) for sentence in sentences)
     )
 
 
