@@ -7,22 +7,34 @@ A *contrast* says which two classes a value direction tells apart:
 ``response``  harmful against safe replies to harmful requests    the prompt's harm is constant
 ============  ==================================================  =============================
 
+Sites of the prompt carry the first contrast, sites of the response the second: a state of the
+prompt is the same whatever the reply, and a reply to a harmful prompt differs from one to a
+harmless prompt in more than harm.
+
 Where an example has a matched counterpart (same context, other class, as alike as possible
-otherwise), ``pair`` points to it; estimators that need paired differences use it.
+otherwise), ``pair`` points to it; estimators that need paired differences use it. Prompts match
+that share the source's ``pair`` label, replies that answer the same prompt.
 """
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from probes.collection.sites import TOKEN_SITE, has_layers, reads_response
+from probes.collection.store import StateStore
 from workbench.errors import DataError, NonFiniteError
 
 Contrast = Literal["prompt", "response"]
 CONTRASTS: tuple[Contrast, ...] = get_args(Contrast)
 NO_PAIR = -1
+MIN_PER_CLASS = 8
+"""Fewest examples of a class in a context: a half of them still has four."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,6 +115,124 @@ class ContrastSet:
             contrast=self.contrast,
             lengths=self.lengths[index],
         )
+
+
+def contrast_set(
+    store: StateStore,
+    site: str,
+    contrast: Contrast,
+    *,
+    step: int | None = None,
+    allow_sparse: bool = False,
+) -> ContrastSet:
+    """Line up the two classes of a contrast at one site, in every context of a store.
+
+    The ``prompt`` contrast counts every prompt of a context once, however many replies it has; the
+    ``response`` contrast takes the replies to harmful prompts. Examples without the label it needs
+    are left out.
+
+    Args:
+        store: Collected states.
+        site: Where; ``response_tokens`` needs a ``step``.
+        contrast: Which two classes.
+        step: Which token of the response, from 0; shorter responses are left out.
+        allow_sparse: Let a context have fewer than ``MIN_PER_CLASS`` examples of a class, or none:
+            what cannot be estimated from them is then *not measured*.
+
+    Raises:
+        DataError: A contrast that the site cannot carry, a step that is missing or out of place,
+            no example with the labels, or a context with too few of one class (it is named).
+        RunError: The site was not collected.
+        NonFiniteError: A state is NaN or infinite.
+    """
+    _check_question(site, contrast, step)
+    rows = _prompt_rows(store.examples) if contrast == "prompt" else _reply_rows(store.examples)
+    if step is not None:
+        rows = rows[rows["n_response"] > step]
+    if rows.empty:
+        raise DataError(
+            f"no example in {store.path} carries the contrast '{contrast}': label prompts with "
+            "prompt_harm, and replies to harmful prompts with response_harm"
+            + ("" if step is None else f"; or no response reaches step {step}")
+        )
+    if not allow_sparse:
+        _require_both_classes(rows)
+    index = torch.tensor(rows.index.to_numpy())
+    return ContrastSet(
+        states=store.all_layers(site)[:, index] if step is None else store.at_step(step, index),
+        layers=store.layers if has_layers(site) else (None,),
+        positive=torch.tensor(rows["positive"].to_numpy(dtype=bool)),
+        context=tuple(rows["context"]),
+        group=tuple(rows["group"]),
+        pair=_matched(*(rows[name].tolist() for name in ("unit", "context", "positive"))),
+        site=site if step is None else f"{site}@{step}",
+        contrast=contrast,
+        lengths=torch.tensor(
+            rows["n_response" if reads_response(site) else "n_prompt"].to_numpy(), dtype=torch.long
+        ),
+    )
+
+
+def _check_question(site: str, contrast: Contrast, step: int | None) -> None:
+    if contrast not in CONTRASTS:
+        raise DataError(f"unknown contrast '{contrast}'; choose one of {', '.join(CONTRASTS)}")
+    if reads_response(site) != (contrast == "response"):
+        of = "response" if reads_response(site) else "prompt"
+        raise DataError(
+            f"'{site}' is a state of the {of} and cannot carry the contrast '{contrast}': "
+            f"use the contrast '{of}'"
+        )
+    if (site == TOKEN_SITE) != (step is not None):
+        raise DataError(
+            f"'{site}' needs a step: say which token of the response"
+            if step is None
+            else f"a step is a token of the response; the site '{site}' has none"
+        )
+    if step is not None and step < 0:
+        raise DataError(f"step = {step}: steps count from 0")
+
+
+def _prompt_rows(examples: pd.DataFrame) -> pd.DataFrame:
+    """Every labelled prompt of a context once; prompts with one ``pair`` label are one unit."""
+    rows = examples[examples["prompt_harm"].notna()]
+    rows = rows.drop_duplicates(["context", "prompt", "prompt_harm"])
+    return rows.assign(positive=rows["prompt_harm"].astype(bool), unit=rows["pair"])
+
+
+def _reply_rows(examples: pd.DataFrame) -> pd.DataFrame:
+    """Labelled replies to harmful prompts; replies to one prompt are one unit."""
+    harmful = examples["prompt_harm"].fillna(False).astype(bool)
+    rows = examples[harmful & examples["response_harm"].notna()]
+    return rows.assign(positive=rows["response_harm"].astype(bool), unit=rows["prompt"])
+
+
+def _require_both_classes(rows: pd.DataFrame) -> None:
+    for context, found in rows.groupby("context", sort=False)["positive"]:
+        harmful = int(found.sum())
+        counts = {"harmful": harmful, "harmless": len(found) - harmful}
+        for name, count in counts.items():
+            if count < MIN_PER_CLASS:
+                raise DataError(
+                    f"the context '{context}' has {count} {name} examples, {MIN_PER_CLASS} are "
+                    "needed: collect more, or leave this context out"
+                )
+
+
+def _matched(
+    units: Sequence[str], contexts: Sequence[str], positive: Sequence[bool]
+) -> Int[Tensor, " n"]:
+    """The k-th harmful and the k-th harmless example of a unit in a context are a pair."""
+    members: dict[tuple[str, str], tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+    for number, (unit, context, is_harmful) in enumerate(
+        zip(units, contexts, positive, strict=True)
+    ):
+        if unit:
+            members[unit, context][is_harmful].append(number)
+    pair = torch.full((len(positive),), NO_PAIR, dtype=torch.long)
+    for safe, unsafe in members.values():
+        for one, two in zip(safe, unsafe, strict=False):
+            pair[one], pair[two] = two, one
+    return pair
 
 
 def _check_sizes(contrast: ContrastSet) -> None:

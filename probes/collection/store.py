@@ -110,6 +110,24 @@ class StateStore:
         layers = self.layers if has_layers(site) else (None,)
         return torch.stack([self.states(site, layer) for layer in layers])
 
+    def at_step(self, step: int, rows: Int[Tensor, " row"]) -> Float[Tensor, "layer row d_model"]:
+        """States of some examples at one token of their responses, layer by layer.
+
+        Args:
+            step: Which token, from 0.
+            rows: Which examples; every one's response must reach it.
+
+        Raises:
+            RunError: Response tokens were not collected, or a response is shorter.
+        """
+        lengths = self.examples["n_response"].to_numpy()
+        picked = rows.numpy()
+        if step < 0 or (lengths[picked] <= step).any():
+            raise RunError(f"step {step} lies outside a response; steps count from 0")
+        starts = lengths.cumsum() - lengths
+        states = self._array(TOKEN_SITE)[starts[picked] + step]
+        return torch.tensor(states, dtype=torch.float32).transpose(0, 1)
+
     def tokens(self, layer: int) -> TokenStates:
         """States of every response token of all examples in one layer.
 
@@ -120,22 +138,25 @@ class StateStore:
         return TokenStates(self._read(TOKEN_SITE, layer), lengths)
 
     def _read(self, site: str, layer: int | None) -> Float[Tensor, "n width"]:
-        if site not in self._arrays:
-            raise RunError(
-                f"the site '{site}' was not collected in {self.path}; there are "
-                f"{', '.join(self.sites)}"
-            )
+        array = self._array(site)
         if not has_layers(site):
             if layer is not None:
                 raise RunError(f"the site '{site}' has no layers; leave the layer out")
-            return torch.tensor(self._arrays[site], dtype=torch.float32)
+            return torch.tensor(array, dtype=torch.float32)
         if layer not in self.layers:
             raise RunError(
                 f"layer {layer} was not collected in {self.path}; there are "
                 f"{', '.join(map(str, self.layers))}"
             )
-        states = self._arrays[site][:, self.layers.index(layer)]
-        return torch.tensor(states, dtype=torch.float32)
+        return torch.tensor(array[:, self.layers.index(layer)], dtype=torch.float32)
+
+    def _array(self, site: str) -> NDArray[Any]:
+        if site not in self._arrays:
+            raise RunError(
+                f"the site '{site}' was not collected in {self.path}; there are "
+                f"{', '.join(self.sites)}"
+            )
+        return self._arrays[site]
 
 
 class StoreWriter:
