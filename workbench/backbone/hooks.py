@@ -8,11 +8,11 @@ Every context here attaches its function to one or more hook points and
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -39,6 +39,39 @@ class HookSites:
         self.residual = {i: _find(points, residual_name(i)) for i in (EMBEDDING_LAYER, *layers)}
         self.scores = {i: _find(points, scores_name(i)) for i in layers}
         self.patterns = {i: _find(points, pattern_name(i)) for i in layers}
+        self._points = points
+
+    def of_heads(self, layer: int, name: str) -> HookPoint:
+        """A hook point inside a block's attention that not every architecture has.
+
+        Raises:
+            HookError: There is no such layer.
+            BackboneError: The attention of this architecture cannot be taken apart by heads.
+        """
+        _at(self.scores, layer)
+        if name not in self._points:
+            raise _no_heads(name)
+        return self._points[name]
+
+    def output_projection(self, layer: int) -> nn.Module:
+        """The linear map from what a block's heads gathered to the residual stream.
+
+        Raises:
+            As :meth:`of_heads`.
+        """
+        _at(self.scores, layer)
+        output = getattr(self.blocks[layer].attn, "o", None)
+        projection = getattr(output, "original_component", None)
+        if not isinstance(projection, nn.Module):
+            raise _no_heads(f"blocks.{layer}.attn.o")
+        return projection
+
+
+def _no_heads(name: str) -> BackboneError:
+    return BackboneError(
+        f"this architecture has no '{name}': its attention cannot be taken apart by heads, so "
+        "leave the analyses of single heads out"
+    )
 
 
 def residual_name(layer: int) -> str:
@@ -54,6 +87,16 @@ def scores_name(layer: int) -> str:
 def pattern_name(layer: int) -> str:
     """Hook of a block's attention pattern, after the softmax."""
     return f"blocks.{layer}.attn.hook_pattern"
+
+
+def values_name(layer: int) -> str:
+    """Hook of a block's value vectors, one for each key and group of heads."""
+    return f"blocks.{layer}.attn.hook_v"
+
+
+def mixes_name(layer: int) -> str:
+    """Hook of what each head of a block gathered: its value vectors weighted by its pattern."""
+    return f"blocks.{layer}.attn.hook_z"
 
 
 def _find(points: Mapping[str, HookPoint], name: str) -> HookPoint:
@@ -146,6 +189,55 @@ def capture_patterns(sites: HookSites, layers: Sequence[int], n_heads: int) -> I
     with _attached(
         [(_at(sites.patterns, layer), pattern_name(layer), watch(layer)) for layer in layers]
     ):
+        yield captured
+
+
+def capture_values(
+    sites: HookSites, layers: Sequence[int], n_heads: int
+) -> AbstractContextManager[Captured]:
+    """Value vectors of the given blocks, by layer: (batch, head, key, d_head_v).
+
+    Query heads that share a group of keys and values each get a copy.
+
+    Raises:
+        HookError: A layer does not exist, did not fire, or gave another shape.
+        BackboneError: The architecture's attention cannot be taken apart by heads.
+        NonFiniteError: A value holds a NaN or an infinity.
+    """
+    return _capture_heads(sites, {layer: values_name(layer) for layer in layers}, n_heads)
+
+
+def capture_mixes(
+    sites: HookSites, layers: Sequence[int], n_heads: int
+) -> AbstractContextManager[Captured]:
+    """What each head of the given blocks gathered, by layer: (batch, head, query, d_head_v).
+
+    Raises:
+        As :func:`capture_values`.
+    """
+    return _capture_heads(sites, {layer: mixes_name(layer) for layer in layers}, n_heads)
+
+
+@contextmanager
+def _capture_heads(sites: HookSites, names: Mapping[int, str], n_heads: int) -> Iterator[Captured]:
+    captured = Captured(names)
+
+    def watch(layer: int) -> Callable[[Tensor], None]:
+        def see(tensor: Tensor) -> None:
+            name = names[layer]
+            if tensor.ndim != 4 or n_heads % tensor.shape[2]:
+                raise HookError(
+                    f"hook '{name}' gave shape {tuple(tensor.shape)}, expected "
+                    f"(batch, seq, head, width) with a divisor of {n_heads} heads"
+                )
+            _check_finite(name, tensor)
+            by_head = tensor.transpose(1, 2)
+            captured.record(layer, by_head.repeat_interleave(n_heads // tensor.shape[2], dim=1))
+
+        return see
+
+    points = [(sites.of_heads(layer, name), name, watch(layer)) for layer, name in names.items()]
+    with _attached(points):
         yield captured
 
 

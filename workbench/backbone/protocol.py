@@ -202,6 +202,14 @@ class Backbone(Protocol):
         """Attention patterns (after the softmax) of the given blocks."""
         ...
 
+    def capture_values(self, layers: Sequence[int]) -> AbstractContextManager[Mapping[int, Tensor]]:
+        """Value vectors of the given blocks by query head: (batch, head, key, d_head_v)."""
+        ...
+
+    def capture_mixes(self, layers: Sequence[int]) -> AbstractContextManager[Mapping[int, Tensor]]:
+        """Each head's pattern times its values: (batch, head, query, d_head_v)."""
+        ...
+
     def overwrite(
         self, layer: int, edit: ResidualEdit, *, rows: int | None = None
     ) -> AbstractContextManager[None]:
@@ -214,6 +222,18 @@ class Backbone(Protocol):
 
     def edit_scores(self, layers: Sequence[int], edit: ScoreEdit) -> AbstractContextManager[None]:
         """Replace attention scores (before the softmax) by ``edit`` of them."""
+        ...
+
+    def output_map(
+        self, layer: int
+    ) -> tuple[Float[Tensor, "head d_head_v d_model"], Float[Tensor, " d_model"]]:
+        """W and b of a block: its attention's output is sum_h mix_h W[h] + b."""
+        ...
+
+    def logit_direction(
+        self, residual: Float[Tensor, "batch d_model"], tokens: Int[Tensor, " batch"]
+    ) -> tuple[Float[Tensor, "batch d_model"], Float[Tensor, " batch"]]:
+        """The w and c of each row with logit(token) = w . residual + c, final scale frozen."""
         ...
 
     def read_states(

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.generalized_components import NormalizationBridge
 from transformers import PreTrainedTokenizerBase
 
 from workbench.backbone import hooks
@@ -252,6 +253,14 @@ class TransformerLensBackbone:
         """Attention patterns of the given blocks: (batch, head, query, key), rows sum to 1."""
         return hooks.capture_patterns(self._sites, layers, self.n_heads)
 
+    def capture_values(self, layers: Sequence[int]) -> AbstractContextManager[hooks.Captured]:
+        """Value vectors of the given blocks by query head: (batch, head, key, d_head_v)."""
+        return hooks.capture_values(self._sites, layers, self.n_heads)
+
+    def capture_mixes(self, layers: Sequence[int]) -> AbstractContextManager[hooks.Captured]:
+        """Each head's pattern times its values: (batch, head, query, d_head_v)."""
+        return hooks.capture_mixes(self._sites, layers, self.n_heads)
+
     def overwrite(
         self, layer: int, edit: ResidualEdit, *, rows: int | None = None
     ) -> AbstractContextManager[None]:
@@ -271,6 +280,52 @@ class TransformerLensBackbone:
     def edit_scores(self, layers: Sequence[int], edit: ScoreEdit) -> AbstractContextManager[None]:
         """Replace the masked attention scores of blocks by ``edit(scores, layer)``."""
         return hooks.edit_scores(self._sites, layers, edit)
+
+    # --------------------------------------------------------------- weights
+
+    @torch.no_grad()
+    def output_map(
+        self, layer: int
+    ) -> tuple[Float[Tensor, "head d_head_v d_model"], Float[Tensor, " d_model"]]:
+        """W and b of a block: its attention's output is sum_h mix_h W[h] + b (b may be zero).
+
+        The projection itself is asked, with unit vectors, so that no layout of weights is assumed.
+
+        Raises:
+            HookError: There is no such layer.
+            BackboneError: The architecture's attention cannot be taken apart by heads.
+        """
+        project, width = self._sites.output_projection(layer), int(self._bridge.cfg.d_head)
+        units = torch.eye(self.n_heads * width, dtype=self.dtype, device=self.device)
+        bias = project(torch.zeros_like(units[0])).float()
+        weights: Tensor = project(units).float() - bias
+        return weights.reshape(self.n_heads, width, self.d_model), bias
+
+    @torch.no_grad()
+    def logit_direction(
+        self, residual: Float[Tensor, "batch d_model"], tokens: Int[Tensor, " batch"]
+    ) -> tuple[Float[Tensor, "batch d_model"], Float[Tensor, " batch"]]:
+        """The vector w and number c of each row with logit(token) = w . residual + c.
+
+        The final norm divides by a scale that depends on the residual. With that scale frozen the
+        readout is linear, so w . part is what a part of the residual adds to the logit (direct
+        logit attribution, arXiv 2309.16042). A cap or factor that an architecture puts on its
+        logits is not part of it.
+
+        Args:
+            residual: After the last block, at the place that predicts the token.
+            tokens: One token a row.
+        """
+        norm, unembed = self._bridge.ln_final, self._bridge.unembed.original_component
+        factor, shift = _frozen_norm(norm, residual)
+        rows = unembed.weight[tokens].float()
+        direction = rows * factor
+        if not norm.uses_rms_norm:
+            direction = direction - direction.mean(dim=-1, keepdim=True)
+        constant = rows @ shift
+        if unembed.bias is not None:
+            constant = constant + unembed.bias[tokens].float()
+        return direction, constant
 
     # ---------------------------------------------------------------- states
 
@@ -320,6 +375,23 @@ class TransformerLensBackbone:
             for layer, whole in states.items():
                 whole[rows, columns] = captured[layer].float() * mask[..., None]
         return states
+
+
+def _frozen_norm(
+    norm: NormalizationBridge, residual: Float[Tensor, "batch d_model"]
+) -> tuple[Float[Tensor, "batch d_model"], Float[Tensor, " d_model"]]:
+    """Factor and shift with norm(x) = factor * (centred) x + shift at these states."""
+    inside = norm.original_component
+    assert inside is not None
+    gain = (1.0 + norm.weight if norm.uses_weight_offset else norm.weight).float()
+    bias = getattr(inside, "bias", None)
+    shift = torch.zeros_like(gain) if bias is None else bias.float()
+    state = residual.float()
+    scaled = gain * (state if norm.uses_rms_norm else state - state.mean(dim=-1, keepdim=True))
+    normed = inside(residual).float() - shift
+    # Every coordinate of a row has the same ratio; least squares takes it from all of them.
+    ratio = (scaled * normed).sum(-1, keepdim=True) / scaled.square().sum(-1, keepdim=True)
+    return gain * ratio, shift
 
 
 def _buckets(
