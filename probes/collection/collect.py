@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import pandas as pd
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from probes.collection.passes import (
@@ -29,11 +30,19 @@ from probes.collection.passes import (
 )
 from probes.collection.sites import (
     ResidualSite,
+    SiteArray,
     reads_response,
     require_residual_sites,
     site_arrays,
 )
-from probes.collection.store import KIND, StateStore, StoreWriter, write_examples
+from probes.collection.store import (
+    KIND,
+    STORE_FILE,
+    StateStore,
+    StoreWriter,
+    require_room,
+    write_examples,
+)
 from workbench.backbone.hashing import hash_tensors
 from workbench.backbone.protocol import Backbone
 from workbench.config import to_mapping
@@ -103,11 +112,17 @@ def collect(
     if batch_size < 1:
         raise ConfigError(f"batch_size = {batch_size}: at least one row a pass is needed")
     encoded = _encode(backbone, examples, plan)
+    lengths = torch.tensor([len(row.response) for row in encoded])
+    arrays = plan.arrays(backbone, lengths)
+    if not (Path(folder) / STORE_FILE).exists():
+        require_room(Path(folder), arrays, plan.dtype)
     with RunFolder.create(
         folder, kind=KIND, config=_identity(backbone, examples, plan), seed=0, resume=True
     ) as run:
         if run.record.status != "finished":
-            _fill(run, backbone, examples, encoded, plan, batch_size, on_progress)
+            write_examples(run, _table(examples, encoded))
+            writer = StoreWriter(run, arrays, plan.dtype, lengths)
+            _Collection(backbone, examples, encoded, plan, writer).run(batch_size, on_progress)
     return StateStore.open(folder, backbone)
 
 
@@ -178,6 +193,18 @@ class _Plan:
             wanted |= module_layers(reader, responses=self.responses)
         return tuple(sorted(wanted))
 
+    def arrays(self, backbone: Backbone, lengths: Int[Tensor, " n"]) -> tuple[SiteArray, ...]:
+        """What is written for examples with responses of these lengths."""
+        return site_arrays(
+            self.sites,
+            {name: reader.config for name, reader in self.readers.items()},
+            n_examples=len(lengths),
+            n_tokens=int(lengths.sum()),
+            n_layers=len(self.layers),
+            d_model=backbone.d_model,
+            responses=self.responses,
+        )
+
     def read(self, backbone: Backbone, rows: Sequence[EncodedExample]) -> dict[str, Tensor]:
         """All sites of some rows, in one pass."""
         if self.guidance is None:
@@ -190,55 +217,49 @@ class _Plan:
         return values
 
 
-def _fill(
-    run: RunFolder,
-    backbone: Backbone,
-    examples: Sequence[Example],
-    encoded: Sequence[EncodedExample],
-    plan: _Plan,
-    batch_size: int,
-    on_progress: Callable[[int, int], None],
-) -> None:
-    lengths = torch.tensor([len(row.response) for row in encoded])
-    write_examples(run, _table(examples, encoded))
-    arrays = site_arrays(
-        plan.sites,
-        {name: reader.config for name, reader in plan.readers.items()},
-        n_examples=len(examples),
-        n_tokens=int(lengths.sum()),
-        n_layers=len(plan.layers),
-        d_model=backbone.d_model,
-        responses=plan.responses,
-    )
-    writer = StoreWriter(run, arrays, plan.dtype, lengths)
-    order = sorted(range(len(encoded)), key=lambda row: (-encoded[row].length, row))
-    on_progress(writer.n_done, len(order))
-    for number, start in enumerate(range(writer.n_done, len(order), batch_size), start=1):
-        rows = order[start : start + batch_size]
-        _collect_rows(backbone, rows, examples, encoded, plan, writer)
-        done = start + len(rows)
-        if number % _BATCHES_A_CHUNK == 0 or done == len(order):
-            writer.mark_done(done)
-        on_progress(done, len(order))
+@dataclass(frozen=True, eq=False)
+class _Collection:
+    """A collection at work.
 
+    Attributes:
+        backbone: The frozen model.
+        examples: What is read.
+        encoded: Their tokens.
+        plan: What is read of them.
+        writer: Where it goes.
+    """
 
-@torch.no_grad()
-def _collect_rows(
-    backbone: Backbone,
-    rows: Sequence[int],
-    examples: Sequence[Example],
-    encoded: Sequence[EncodedExample],
-    plan: _Plan,
-    writer: StoreWriter,
-) -> None:
-    try:
-        writer.write(rows, plan.read(backbone, [encoded[row] for row in rows]))
-    except NonFiniteError as error:
-        if len(rows) == 1:
-            raise NonFiniteError(f"example {examples[rows[0]].id}: {error}") from error
-        for row in rows:  # to name the one
-            _collect_rows(backbone, [row], examples, encoded, plan, writer)
-        raise
+    backbone: Backbone
+    examples: Sequence[Example]
+    encoded: Sequence[EncodedExample]
+    plan: _Plan
+    writer: StoreWriter
+
+    def run(self, batch_size: int, on_progress: Callable[[int, int], None]) -> None:
+        """Collect what is missing, longest rows first, so that too little memory shows at once."""
+        n_rows = len(self.encoded)
+        order = sorted(range(n_rows), key=lambda row: (-self.encoded[row].length, row))
+        on_progress(self.writer.n_done, n_rows)
+        starts = range(self.writer.n_done, n_rows, batch_size)
+        for number, start in enumerate(starts, start=1):
+            rows = order[start : start + batch_size]
+            self._read(rows)
+            done = start + len(rows)
+            if number % _BATCHES_A_CHUNK == 0 or done == n_rows:
+                self.writer.mark_done(done)
+            on_progress(done, n_rows)
+
+    @torch.no_grad()
+    def _read(self, rows: Sequence[int]) -> None:
+        try:
+            values = self.plan.read(self.backbone, [self.encoded[row] for row in rows])
+            self.writer.write(rows, values)
+        except NonFiniteError as error:
+            if len(rows) == 1:
+                raise NonFiniteError(f"example {self.examples[rows[0]].id}: {error}") from error
+            for row in rows:  # to name the one
+                self._read([row])
+            raise
 
 
 def _encode(backbone: Backbone, examples: Sequence[Example], plan: _Plan) -> list[EncodedExample]:

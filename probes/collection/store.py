@@ -9,6 +9,7 @@ Rows are written in chunks. A chunk counts once ``store.json`` says so, which is
 step after the arrays have reached the disk: a killed collection goes on with the chunk it was at.
 """
 
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -169,8 +170,7 @@ class StoreWriter:
         lengths: Response tokens of every example.
 
     Raises:
-        RunError: The disk is too small (the numbers are named), or files of an earlier process
-            are missing or of another shape.
+        RunError: The disk is full, or files of an earlier process are missing or of another shape.
     """
 
     def __init__(
@@ -237,15 +237,24 @@ def _file(site: str) -> str:
     return SiteArray(site, ()).file
 
 
-def _reserve(folder: Path, arrays: Sequence[SiteArray], dtype: str) -> None:
-    """Create all arrays and claim their room, so that a full disk is met now and not half-way."""
-    needed = sum(int(np.prod(array.shape)) for array in arrays) * np.dtype(dtype).itemsize
-    free = shutil.disk_usage(folder).free
+def require_room(folder: Path, arrays: Sequence[SiteArray], dtype: str) -> None:
+    """Check that the disk has room for what is going to be written.
+
+    Raises:
+        RunError: It has not; what is needed and what is free is named.
+    """
+    needed = sum(math.prod(array.shape) for array in arrays) * np.dtype(dtype).itemsize
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(there).free
     if needed > free:
         raise RunError(
             f"the states need {_gigabytes(needed)} in {folder}, {_gigabytes(free)} are free: "
             "collect fewer layers, sites or examples, or use float16"
         )
+
+
+def _reserve(folder: Path, arrays: Sequence[SiteArray], dtype: str) -> None:
+    """Create all arrays and claim their room, so that a full disk is met now and not half-way."""
     for array in arrays:
         path = folder / array.file
         try:
