@@ -178,3 +178,27 @@ def test_recurrent_models_are_refused(error: type[Exception]) -> None:
     tokenizer = AutoTokenizer.from_pretrained("tests/fixtures/tiny-gpt2")
     with pytest.raises(error):
         wrap_model("mamba", MambaForCausalLM(config).eval(), tokenizer)
+
+
+def test_rotary_positions_can_be_counted_on(
+    load: Callable[..., "TransformerLensBackbone"], copy_folder: Callable[..., Path]
+) -> None:
+    """Relative positions: the same tokens at other absolute positions give the same logits."""
+    folder = copy_folder("tiny-llama")
+    plain, longer = load(folder), load(folder, n_ctx=600)
+    assert (plain.n_ctx, longer.n_ctx) == (256, 600)
+    assert longer.weights_hash == plain.weights_hash
+    ids = torch.arange(10)[None] + 3
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    near = plain.forward(ids, mask=mask)
+    far = longer.forward(ids, mask=mask, position_ids=torch.arange(500, 510)[None])
+    torch.testing.assert_close(far, near, atol=2e-4, rtol=0)  # float32 cosines of large angles
+
+
+def test_learned_positions_cannot(
+    load: Callable[..., object], error: type[Exception], copy_folder: Callable[..., Path]
+) -> None:
+    with pytest.raises(error, match="ends at 128 positions: only rotary"):
+        load(copy_folder("tiny-gpt2"), n_ctx=129)
+    with pytest.raises(error, match="at least 1"):
+        load(copy_folder("tiny-llama"), n_ctx=0)

@@ -35,6 +35,7 @@ def load_backbone(
     *,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    n_ctx: int | None = None,
 ) -> TransformerLensBackbone:
     """Load a frozen backbone.
 
@@ -43,22 +44,33 @@ def load_backbone(
             or a hub id (``org/model``), taken from the local cache when it is there.
         device: Torch device.
         dtype: Number type the weights are held in.
+        n_ctx: Allow this many positions, more than the model states. Rotary positions are simply
+            counted on; nothing is rescaled or trained, so what the model does there must be
+            measured.
 
     Raises:
         BackboneError: Unknown name, missing, truncated or non-finite weights, no safetensors, no
-            tokenizer, or a model that is not decoder-only. The message says what to do.
+            tokenizer, or a model that is not decoder-only; or more positions asked of a model that
+            learned an embedding for each. The message says what to do.
     """
     name = str(name_or_path)
     source = _resolve(name)
-    _check_architecture(name, _load_config(name, source))
+    config = _load_config(name, source)
+    _check_architecture(name, config)
+    if n_ctx is not None:
+        _check_extension(name, config, n_ctx)
     model = _load_model(name, source, dtype)
     tokenizer = _load_tokenizer(name, source)
     model.to(torch.device(device))  # type: ignore[arg-type]
-    return wrap_model(name, model, tokenizer)
+    return wrap_model(name, model, tokenizer, n_ctx=n_ctx)
 
 
 def wrap_model(
-    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    name: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    n_ctx: int | None = None,
 ) -> TransformerLensBackbone:
     """Wrap a model that is already in memory; its modules are replaced in place.
 
@@ -66,6 +78,7 @@ def wrap_model(
         name: Name for messages and records.
         model: A decoder-only Hugging Face model.
         tokenizer: Its tokenizer.
+        n_ctx: Most positions a sequence may have; what the model states by default.
 
     Raises:
         BackboneError: Weights are not finite, or TransformerLens does not know the architecture.
@@ -88,7 +101,12 @@ def wrap_model(
         ) from error
     _use_native_layer_norms(bridge)
     return TransformerLensBackbone(
-        name, bridge, tokenizer, weights=weights, n_ctx=_context_length(config), eos_ids=eos_ids
+        name,
+        bridge,
+        tokenizer,
+        weights=weights,
+        n_ctx=n_ctx or _context_length(config),
+        eos_ids=eos_ids,
     )
 
 
@@ -222,12 +240,30 @@ def _use_native_layer_norms(bridge: TransformerBridge) -> None:
             module.use_native_layernorm_autograd = True
 
 
+def _check_extension(name: str, config: PretrainedConfig, n_ctx: int) -> None:
+    """Positions beyond the stated ones exist only where they are computed, not looked up."""
+    stated = _context_length(config)
+    if n_ctx < 1:
+        raise BackboneError(f"{n_ctx} positions asked of {name}: ask for at least 1")
+    rotary = getattr(config, "rope_parameters", None) is not None
+    if n_ctx > stated and not (rotary and _window(config) is None):
+        raise BackboneError(
+            f"{name} ends at {stated} positions: only rotary positions without a sliding window "
+            "can be counted on; ask for no more, or take such a backbone"
+        )
+
+
+def _window(config: PretrainedConfig) -> int | None:
+    """Keys a query sees at most, where attention slides."""
+    if not getattr(config, "use_sliding_window", True):
+        return None
+    return getattr(config, "sliding_window", None)
+
+
 def _context_length(config: PretrainedConfig) -> int:
     """Positions a sequence may have; within a sliding window, so that one mask is right."""
     lengths = [getattr(config, field, None) for field in ("max_position_embeddings", "n_positions")]
-    window = getattr(config, "sliding_window", None)
-    if window is not None and getattr(config, "use_sliding_window", True):
-        lengths.append(window)
+    lengths.append(_window(config))
     known = [int(length) for length in lengths if length]
     if not known:
         raise BackboneError("the model's configuration states no context length")
