@@ -1,0 +1,316 @@
+"""Figures of instability records: do value directions turn, and does the value space turn less?"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from probes.records import Record
+from workbench.export.figures import dress
+from workbench.export.palette import ATTENTION_SCALE
+from workbench.export.probe_plots import (
+    GREY,
+    Cell,
+    Grid,
+    Look,
+    Point,
+    Scale,
+    bar_figure,
+    dots_with_intervals,
+    empty_figure,
+    heat_map,
+    heat_traces,
+    line_with_band,
+    look,
+    reference_line,
+)
+from workbench.export.probe_text import (
+    Form,
+    chosen,
+    context_text,
+    distinct,
+    evidence,
+    family,
+    is_control,
+    layer_text,
+    layers_of,
+    site_text,
+)
+
+COSINE_HELP = (
+    "Each cell compares the value directions of two contexts: 1 (blue) the same direction, 0 "
+    "(white) unrelated, below 0 (brown) reversed. Corrected cosines are divided by what noise "
+    "alone allows; the column on the right is that ceiling (split-half reliability), and where it "
+    "is too low nothing can be said: a dash."
+)
+TRANSFER_HELP = (
+    "A direction is fitted in the context of the row and tested on held-out prompts in the context "
+    "of the column. AUROC 1: it tells harm apart perfectly; 0.5 (white): chance; below: reversed. "
+    "The diagonal is the same context, other prompts."
+)
+STABILITY_HELP = (
+    "Mean corrected cosine over all pairs of contexts, layer by layer, with its 95% interval: 1 "
+    "means that one direction serves all contexts. Sites without layers are drawn across, with "
+    "their interval as a band."
+)
+INDEX_HELP = (
+    "Instability index: 1 - mean corrected cosine over pairs of contexts, with its 95% interval. "
+    "0: one direction for all contexts; 1: unrelated directions."
+)
+DIFFERENCE_HELP = (
+    "How much less the second site turns than the residual stream, on the same resamples of the "
+    "same prompts. An interval that leaves out 0 is a difference that the prompts drawn do not "
+    "explain."
+)
+LAYER_DRIFT_HELP = (
+    "Cosine between the direction of a block and that of the block before, in the same context. "
+    "Low: the model represents harm anew in that block."
+)
+STEP_DRIFT_HELP = (
+    "Cosine between the direction at a token of the reply and that at its first token. Falling: "
+    "the direction moves while the reply is written."
+)
+CONTROLS_HELP = (
+    "What the direction reaches on held-out prompts of its own context, beside what it should not "
+    "reach: labels permuted, a random direction, the length of the text alone."
+)
+
+Place: TypeAlias = Callable[[Record], float]
+
+LAYER_AXIS = "block (−1: embeddings)"
+_COSINE = Scale("cosine (1 same, 0 unrelated)", -1.0, 1.0)
+_TRANSFER = {
+    "transfer_auroc": Scale("AUROC (0.5 chance)", 0.0, 1.0),
+    "transfer_accuracy": Scale("accuracy (share, 0.5 chance)", 0.0, 1.0),
+    "transfer_drop": Scale("AUROC lost (0 none)", -0.5, 0.5, ATTENTION_SCALE),
+}
+TRANSFER_METRICS: tuple[str, ...] = tuple(_TRANSFER)
+_CONTROL_NAMES = {
+    "transfer_auroc": "direction, same context",
+    "length_auroc": "length alone",
+    "permutation_auroc": "labels permuted",
+    "random_direction_auroc": "random direction",
+}
+_FAMILY_LOOKS = {name: look(i) for i, name in enumerate(("residual", "z", "bridge", "delta_z"))}
+_OTHER_LOOK = look(4)
+
+
+def site_look(site: str) -> Look:
+    """Colour and marker of a site, the same in every figure; controls are grey and dotted."""
+    if is_control(site):
+        markers = {"z": "diamond-open", "bridge": "square-open", "delta_z": "triangle-up-open"}
+        return Look(GREY, markers.get(family(site), "x"), "dot")
+    return _FAMILY_LOOKS.get(family(site), _OTHER_LOOK)
+
+
+def cosine_heatmap(records: Iterable[Record], *, corrected: bool = True) -> go.Figure:
+    """Cosines of the directions of all pairs of contexts, with the noise ceiling beside them.
+
+    Args:
+        records: Of one contrast, site, layer and estimator.
+        corrected: Divided by the ceiling, or raw.
+    """
+    records = list(records)
+    metric = "cosine_corrected" if corrected else "cosine"
+    cosines = chosen(records, metric=metric)
+    ceilings = {record.context_a: record for record in chosen(records, metric="reliability")}
+    contexts = _contexts([*cosines, *ceilings.values()])
+    if not contexts:
+        return empty_figure("no cosines in these records")
+    found = {frozenset((r.context_a, r.context_b)): r for r in cosines}
+    names = [context_text(context) for context in contexts]
+    form = Form(2)
+    matrix = Grid(
+        names,
+        names,
+        [[_cosine_cell(found, a, b, form) for b in contexts] for a in contexts],
+    )
+    ceiling = Grid(names, ["ceiling"], [[Cell.of(ceilings.get(a), form)] for a in contexts])
+    figure = make_subplots(
+        1, 2, shared_yaxes=True, column_widths=[0.9, 0.1], horizontal_spacing=0.02
+    )
+    for trace in heat_traces(matrix, _COSINE):
+        figure.add_trace(trace, 1, 1)
+    for trace in heat_traces(ceiling, _COSINE, show_scale=False):
+        figure.add_trace(trace, 1, 2)
+    dress(figure, x="context", y="context", height=34 * len(contexts) + 170)
+    figure.update_xaxes(title_text="", row=1, col=2)
+    figure.update_yaxes(title_text="", row=1, col=2)
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    figure.update_xaxes(showgrid=False, tickangle=-35)
+    figure.update_layout(showlegend=False, margin={"t": 16})
+    return figure
+
+
+def transfer_heatmap(records: Iterable[Record], metric: str = "transfer_auroc") -> go.Figure:
+    """How directions do in other contexts; rows: where they were fitted, columns: tested.
+
+    Args:
+        records: Of one contrast, site, layer and estimator.
+        metric: One of ``TRANSFER_METRICS``.
+    """
+    found = {(r.context_a, r.context_b): r for r in chosen(records, metric=metric)}
+    contexts = _contexts(found.values())
+    if not contexts:
+        return empty_figure("no transfer in these records")
+    form = Form(2)
+    names = [context_text(context) for context in contexts]
+    cells = [[Cell.of(found.get((a, b)), form) for b in contexts] for a in contexts]
+    figure = heat_map(
+        Grid(names, names, cells), _TRANSFER[metric], x="tested in context", y="fitted in context"
+    )
+    figure.update_xaxes(tickangle=-35)
+    return figure
+
+
+def stability_figure(records: Iterable[Record]) -> go.Figure:
+    """Mean corrected cosine over pairs of contexts, by layer, one line a site.
+
+    Args:
+        records: Of one contrast and estimator; sites with and without layers.
+    """
+    indices = chosen(records, metric="instability_index")
+    layers = layers_of(indices)
+    figure = go.Figure()
+    for site in distinct(record.site for record in indices):
+        of_site = {record.layer: record for record in chosen(indices, site=site)}
+        across = layers or [0]
+        points = [_stability(of_site.get(layer, of_site.get(None)), layer) for layer in across]
+        measured = [point for point in points if point is not None]
+        for trace in line_with_band(site_text(site), measured, site_look(site)):
+            if None in of_site:  # a value across all layers has no points of its own
+                trace.update(mode="lines")
+            figure.add_trace(trace)
+    reference_line(figure, 0.0, "0: unrelated")
+    dress(figure, x=LAYER_AXIS, y="stability across contexts (mean corrected cosine)", height=420)
+    figure.update_xaxes(dtick=1)
+    return _legend_above(figure)
+
+
+def index_figure(records: Iterable[Record]) -> go.Figure:
+    """Instability index of every site and layer given, with intervals."""
+    form = Form(3)
+    points = [
+        Point.of(_place(record), record, form)
+        for record in chosen(records, metric="instability_index")
+    ]
+    if not points:
+        return empty_figure("no instability index in these records")
+    return bar_figure("instability index", points, x="instability index (0 to 1)", y="site")
+
+
+def difference_figure(records: Iterable[Record]) -> go.Figure:
+    """How much less value space and bridge turn than the residual stream, with intervals."""
+    form = Form(3, signed=True)
+    points = [
+        Point.of(_comparison(record), record, form)
+        for record in chosen(records, metric="instability_difference")
+    ]
+    if not points:
+        return empty_figure("no comparison of sites in these records")
+    return bar_figure(
+        "difference", points, x="instability index, difference", y="comparison", style=look(2)
+    )
+
+
+def layer_drift_figure(records: Iterable[Record]) -> go.Figure:
+    """Cosine between the directions of neighbouring layers, one line a context."""
+    return _drift(chosen(records, metric="layer_cosine"), _layer_of, LAYER_AXIS)
+
+
+def step_drift_figure(records: Iterable[Record]) -> go.Figure:
+    """Cosine between the directions at tokens of the reply, one line a context."""
+    return _drift(
+        chosen(records, metric="step_cosine"), lambda r: r.x, "token of the reply (index)"
+    )
+
+
+def controls_figure(records: Iterable[Record]) -> go.Figure:
+    """AUROC in the same context beside what controls reach, by layer, mean over contexts."""
+    records = list(records)
+    figure = go.Figure()
+    for number, (metric, name) in enumerate(_CONTROL_NAMES.items()):
+        found = [
+            record
+            for record in chosen(records, metric=metric)
+            if record.context_a == record.context_b or not record.context_b
+        ]
+        style = look(number)
+        for context in distinct(record.context_a for record in found):
+            points = [
+                Point.of(_layer_of(record), record, Form(3))
+                for record in sorted(chosen(found, context_a=context), key=_layer_of)
+            ]
+            trace = dots_with_intervals(name, points, style)
+            trace.update(
+                legendgroup=name,
+                showlegend=context == found[0].context_a,
+                hovertemplate=f"{name}, {context_text(context)}, layer %{{x}}<br>%{{customdata}}"
+                "<extra></extra>",
+            )
+            figure.add_trace(trace)
+    if not figure.data:
+        return empty_figure("no controls in these records")
+    figure.update_layout(scattermode="group", scattergap=0.4)
+    reference_line(figure, 0.5, "chance")
+    dress(figure, x=LAYER_AXIS, y="AUROC (0.5 is chance)", height=400)
+    figure.update_xaxes(dtick=1)
+    return _legend_above(figure)
+
+
+def _cosine_cell(found: dict[frozenset[str], Record], first: str, second: str, form: Form) -> Cell:
+    if first == second:
+        return Cell(1.0, "the same context")
+    return Cell.of(found.get(frozenset((first, second))), form)
+
+
+def _contexts(records: Iterable[Record]) -> list[str]:
+    records = list(records)
+    return distinct([c for r in records for c in (r.context_a, r.context_b) if c])
+
+
+def _stability(record: Record | None, layer: int) -> Point | None:
+    """1 - index, so that high is stable; the ends of the interval change places."""
+    if record is None:
+        return None
+    return Point(
+        float(layer), 1 - record.estimate, 1 - record.high, 1 - record.low,
+        "instability index " + evidence(record, Form(3)),
+    )  # fmt: skip
+
+
+def _drift(records: Sequence[Record], place: Place, axis: str) -> go.Figure:
+    if not records:
+        return empty_figure("no drift in these records")
+    figure = go.Figure()
+    for number, context in enumerate(distinct(record.context_a for record in records)):
+        of_context = sorted(chosen(records, context_a=context), key=place)
+        points = [Point.of(place(record), record, Form(3)) for record in of_context]
+        for trace in line_with_band(context_text(context) or "all", points, look(number)):
+            figure.add_trace(trace)
+    dress(figure, x=axis, y="cosine (1: unchanged)", height=400)
+    figure.update_xaxes(dtick=1)
+    return _legend_above(figure)
+
+
+def _layer_of(record: Record) -> float:
+    return math.nan if record.layer is None else float(record.layer)
+
+
+def _place(record: Record) -> str:
+    words = site_text(record.site)
+    return words if record.layer is None else f"{words}, {layer_text(record.layer)}"
+
+
+def _comparison(record: Record) -> str:
+    where = "" if record.layer is None else f", {layer_text(record.layer)}"
+    return f"residual stream{where} − {site_text(record.site)}"
+
+
+def _legend_above(figure: go.Figure) -> go.Figure:
+    """Room for a legend of several rows above the figure."""
+    n_entries = sum(trace.showlegend is not False for trace in figure.data)
+    figure.update_layout(margin={"t": 36 + 22 * (n_entries // 4)})
+    return figure

@@ -1,0 +1,167 @@
+"""How sites, estimators, contexts and metrics of the probes are written in axes and tables."""
+
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from probes.records import Record
+
+_Value = TypeVar("_Value", bound=Hashable)
+
+NOT_MEASURED = "–"
+UNTRAINED = "untrained"
+"""Name under which a freshly initialised value module reads along as a control."""
+
+_SITES = {
+    "prompt_last": "residual stream, last prompt token",
+    "response_mean": "residual stream, mean over the response",
+    "response_tokens": "residual stream, response tokens",
+    "z": "value state z",
+    "delta_z": "correction Δz",
+    "bridge": "bridge tokens B",
+    "score": "harm score",
+    "open": "gate",
+    "z_response": "value state z of the response",
+}
+_ESTIMATORS = {
+    "mean_difference": "difference of means",
+    "mass_mean": "mass-mean",
+    "lda": "LDA",
+    "logistic": "logistic regression",
+    "lat": "PCA of paired differences (LAT)",
+    "ccs": "CCS",
+}
+_CONTRASTS = {
+    "prompt": "harmful vs. harmless prompts",
+    "response": "harmful vs. safe replies",
+}
+
+
+def site_text(site: str) -> str:
+    """A site in words; ``z:untrained`` becomes *value state z, untrained module*."""
+    place, step = (site.partition("@")[0], site.partition("@")[2])
+    name, _, reader = place.partition(":")
+    words = _SITES.get(name, name.replace("_", " "))
+    if reader:
+        words += f", {reader} module"
+    return f"{words}, token {step}" if step else words
+
+
+def family(site: str) -> str:
+    """What kind of site this is: ``residual`` for all places in the residual stream."""
+    name = site.partition("@")[0].partition(":")[0]
+    residual = ("prompt_last", "response_mean", "response_tokens", "residual")
+    return "residual" if name in residual else name
+
+
+def is_control(site: str) -> bool:
+    """Whether an untrained module reads this site."""
+    return site.partition(":")[2].partition("@")[0].startswith(UNTRAINED)
+
+
+def estimator_text(name: str) -> str:
+    """An estimator in words."""
+    return _ESTIMATORS.get(name, name.replace("_", " "))
+
+
+def contrast_text(name: str) -> str:
+    """A contrast in words."""
+    return _CONTRASTS.get(name, name.replace("_", " "))
+
+
+def context_text(name: str) -> str:
+    """A context frame in words; two at once are joined by ``+``."""
+    return name.replace("_", " ")
+
+
+def layer_text(layer: int | None) -> str:
+    """A layer in words; -1 stands for the embeddings."""
+    if layer is None:
+        return "no layers"
+    return "embeddings" if layer == -1 else f"block {layer}"
+
+
+def distinct(values: Iterable[_Value]) -> list[_Value]:
+    """Every value once, in order of first appearance."""
+    return list(dict.fromkeys(values))
+
+
+def layers_of(records: Iterable[Record]) -> list[int]:
+    """The layers that records speak of, in order."""
+    return sorted({record.layer for record in records if record.layer is not None})
+
+
+def chosen(records: Iterable[Record], **wanted: object) -> list[Record]:
+    """Records whose fields have these values; a tuple or list allows any of its members."""
+    return [
+        record
+        for record in records
+        if all(
+            getattr(record, name) in value
+            if isinstance(value, tuple | list)
+            else getattr(record, name) == value
+            for name, value in wanted.items()
+        )
+    ]
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the numbers of a metric are written.
+
+    Attributes:
+        decimals: Behind the point.
+        factor: From the stored number.
+        signed: Whether a plus sign is written.
+    """
+
+    decimals: int = 2
+    factor: float = 1.0
+    signed: bool = False
+
+    def number(self, value: float) -> str:
+        """A number, a dash where it was not measured."""
+        if math.isnan(value):
+            return NOT_MEASURED
+        return f"{value * self.factor:{'+' if self.signed else ''}.{self.decimals}f}"
+
+    def interval(self, record: Record) -> str:
+        """``estimate [low, high]``."""
+        if math.isnan(record.low) or math.isnan(record.high):
+            return self.number(record.estimate)
+        ends = f"[{self.number(record.low)}, {self.number(record.high)}]"
+        return f"{self.number(record.estimate)} {ends}"
+
+
+def evidence(record: Record, form: Form = Form()) -> str:
+    """Everything that stands behind one number, for the label under the pointer."""
+    lines = [form.interval(record)]
+    if not math.isnan(record.ceiling):
+        lines.append(f"noise ceiling {form.number(record.ceiling)}")
+    if not math.isnan(record.null):
+        lines.append(f"control {form.number(record.null)}")
+    if not math.isnan(record.p_value):
+        lines.append(f"p = {record.p_value:.2g}")
+    lines.append(f"n = {record.n} groups, seed {record.seed}")
+    if record.ci_method:
+        lines.append(record.ci_method)
+    if record.note:
+        lines.append(record.note)
+    return "<br>".join(lines)
+
+
+def only(records: Sequence[Record]) -> Record | None:
+    """The one record, or None where there is none.
+
+    Raises:
+        ValueError: There are several: the choice that led here leaves something open.
+    """
+    if len(records) > 1:
+        differing = [
+            name
+            for name in ("guidance", "contrast", "site", "layer", "estimator", "seed", "x")
+            if len({getattr(record, name) for record in records}) > 1
+        ]
+        raise ValueError(f"{len(records)} records where one belongs; they differ in {differing}")
+    return records[0] if records else None
