@@ -7,7 +7,7 @@ from dataclasses import replace
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from workbench.pages.catalogue import BACKBONES, FOLDER, config_names
+from workbench.pages.choosing import backbone_box, module_box
 from workbench.pages.composing import (
     FIRST_CHOICE,
     FIRST_PROMPT,
@@ -71,43 +71,11 @@ def page() -> None:
 def _sidebar() -> tuple[PlaygroundRequest, DeltaGenerator]:
     """The knobs; answers what they say and the place for a note on the value module."""
     with st.sidebar:
-        backbone = _backbone_box()
-        request = PlaygroundRequest("", backbone, _config_box(backbone))
+        backbone = backbone_box()
+        config = module_box(backbone, without=UNGUIDED_ONLY, help_="What guides the right column.")
+        request = PlaygroundRequest("", backbone, config)
         notes = st.empty()
         return _sampling_knobs(_guidance_knobs(request)), notes
-
-
-def _backbone_box() -> str:
-    chosen = st.selectbox(
-        "Backbone",
-        BACKBONES,
-        key="backbone",
-        bind="query-params",
-        help="The frozen language model: an embedded one, or the Hugging Face checkpoint folder "
-        "of any decoder-only model with safetensors.",
-    )
-    if chosen != FOLDER:
-        return str(chosen)
-    return st.text_input("Checkpoint folder", key="folder", bind="query-params")
-
-
-def _config_box(backbone: str) -> str:
-    names = config_names(backbone)
-    options = (*names, UNGUIDED_ONLY, FOLDER)  # the first one is the default
-    if st.session_state.get("config", options[0]) not in options:
-        del st.session_state["config"]  # it belonged to another backbone
-    chosen = st.selectbox(
-        "Value module",
-        options,
-        key="config",
-        bind="query-params",
-        help="What guides the right column. Your own: a folder as `workbench train` writes it.",
-    )
-    if not names:
-        st.caption("No value module ships for this backbone: train one with `workbench train`.")
-    if chosen != FOLDER:
-        return str(chosen)
-    return st.text_input("Value module folder", key="module", bind="query-params")
 
 
 def _guidance_knobs(request: PlaygroundRequest) -> PlaygroundRequest:
