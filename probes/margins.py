@@ -226,7 +226,7 @@ def reply_log_probs(
     prompt = backbone.encode(pairs.prompts)
     response = backbone.encode_responses([*pairs.safe, *pairs.harmful])
     response = TokenBatch(response.ids[:, :n_tokens], response.mask[:, :n_tokens])
-    chunks = list(_reply_batches(prompt, response, batch_size))
+    chunks = list(reply_batches(prompt, response, batch_size))
     width = response.ids.shape[1]
     values = torch.cat([_padded(_token_log_probs(forward(b), b), width) for _, b in chunks])
     order = torch.cat([place for place, _ in chunks]).argsort()
@@ -235,7 +235,7 @@ def reply_log_probs(
     return PairLogProbs(ReplyLogProbs(safe, safe_mask), ReplyLogProbs(harmful, harmful_mask))
 
 
-def _reply_batches(
+def reply_batches(
     prompt: TokenBatch, response: TokenBatch, batch_size: int
 ) -> Iterator[tuple[Int[Tensor, " row"], ReplyBatch]]:
     """Batches of similar length without common padding, with their places among the replies.

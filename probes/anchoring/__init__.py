@@ -1,0 +1,1 @@
+"""Are bridge tokens attended to, and do they cause the effect?"""

@@ -1,0 +1,156 @@
+"""By which heads does the bridge act? Path patching of its readers, per head and per block.
+
+    necessity(p)    1 - (m(all but p) - m(none)) / (m(all) - m(none))
+    sufficiency(p)      (m(only p)    - m(none)) / (m(all) - m(none))
+
+m is the safety margin when the bridge is read by some of its readers only: heads above L, blinded
+by hiding slot keys from their predicting queries, and the stream of the last slot, closed by
+predicting the first token from the prompt's end (``scene`` explains both). m(none) is the knock-out
+at unchanged positions, so the necessity of all readers together is 1. Shares of single readers need
+not add up: readers back each other up, or act only together (arXiv 2309.16042).
+
+The null of a head's or block's necessity is the share lost when as many random prompt tokens are
+hidden from it instead; that of sufficiency is 0.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from probes.anchoring.edits import knocked_out
+from probes.anchoring.estimates import Estimates, Values, as_values
+from probes.anchoring.scene import PromptKeys, Scene
+from probes.margins import PairLogProbs
+from probes.records import Record
+
+PATH_SHARE = "path_share"
+PathSite = Literal["all", "heads", "stream", "layer", "head"]
+
+
+@dataclass(frozen=True, eq=False)
+class Readers:
+    """Some readers of the bridge.
+
+    Attributes:
+        site: What they are together.
+        heads: Heads of all blocks.
+        stream: Whether the last slot's stream is one of them.
+        layer: Their block, if they share one.
+        head: The head, if it is one.
+    """
+
+    site: PathSite
+    heads: Bool[Tensor, "layer head"]
+    stream: bool
+    layer: int | None = None
+    head: int | None = None
+
+
+def all_readers(scene: Scene) -> Iterator[Readers]:
+    """All readers, all heads, the stream, every block, every head."""
+    shape = (scene.backbone.n_layers, scene.backbone.n_heads)
+    none = torch.zeros(shape, dtype=torch.bool)
+    above = none.clone()
+    above[scene.first_layer :] = True
+    yield Readers("all", above, stream=True)
+    yield Readers("heads", above, stream=False)
+    yield Readers("stream", none, stream=True)
+    for layer in scene.slot_layers:
+        block = none.clone()
+        block[layer] = True
+        yield Readers("layer", block, stream=False, layer=layer)
+        for head in range(scene.backbone.n_heads):
+            one = none.clone()
+            one[layer, head] = True
+            yield Readers("head", one, stream=False, layer=layer, head=head)
+
+
+@dataclass(frozen=True, eq=False)
+class PathMargins:
+    """Margins under patched readers.
+
+    Attributes:
+        scene: The prompts.
+        whole: With all readers.
+        none: With none.
+    """
+
+    scene: Scene
+    whole: PairLogProbs
+    none: PairLogProbs
+
+    def without(self, readers: Readers) -> Values:
+        """All readers but these."""
+        return self._run(blind=readers.heads, stream=not readers.stream)
+
+    def only(self, readers: Readers) -> Values:
+        """These readers and no others."""
+        above = torch.zeros_like(readers.heads)
+        above[self.scene.first_layer :] = True
+        return self._run(blind=above & ~readers.heads, stream=readers.stream)
+
+    @torch.no_grad()
+    def _run(self, *, blind: Bool[Tensor, "layer head"], stream: bool) -> Values:
+        run = self.scene.log_probs(blind=blind)
+        # The prompt's end never sees the slots, whatever the heads do.
+        return as_values((run if stream else run.with_first(self.none)).margin)
+
+    @torch.no_grad()
+    def without_prompt_tokens(self, readers: Readers, control: PromptKeys) -> Values:
+        """All readers, with prompt tokens hidden from these instead of the slots."""
+        return as_values(self.scene.log_probs(blind=readers.heads, control=control).margin)
+
+
+@torch.no_grad()
+def path_margins(scene: Scene) -> PathMargins:
+    """The two ends of every share."""
+    return PathMargins(scene, scene.log_probs(), scene.log_probs(knocked_out))
+
+
+def path_records(scene: Scene, estimates: Estimates, *, seed: int) -> list[Record]:
+    """Necessity and sufficiency of every reader.
+
+    Args:
+        scene: Harmful prompts with open gates.
+        estimates: Of these prompts.
+        seed: Decides which prompt tokens the control hides.
+    """
+    margins = path_margins(scene)
+    whole, none = as_values(margins.whole.margin), as_values(margins.none.margin)
+    control = random_prompt_keys(scene, seed)
+    clear = estimates.is_clear(whole - none)
+    records = []
+    for readers in all_readers(scene):
+        base = replace(
+            estimates.base,
+            metric=PATH_SHARE,
+            site=readers.site,
+            layer=readers.layer,
+            head=readers.head,
+        )
+        necessity, sufficiency = (
+            replace(base, estimator=name, null=0.0) for name in ("necessity", "sufficiency")
+        )
+        if clear and readers.layer is not None:
+            hidden = margins.without_prompt_tokens(readers, control)
+            necessity = replace(
+                necessity, null=float((whole - hidden).mean() / (whole - none).mean())
+            )
+        records += [
+            estimates.lost(necessity, whole, margins.without(readers), none),
+            estimates.kept(sufficiency, whole, margins.only(readers), none),
+        ]
+    return records
+
+
+def random_prompt_keys(scene: Scene, seed: int) -> PromptKeys:
+    """One prompt token out of each of K stretches of the prompt."""
+    rng = np.random.default_rng([seed, *b"prompt keys"])
+    inside = rng.random((len(scene), scene.n_slots))
+    places = (np.arange(scene.n_slots) + inside) / scene.n_slots
+    return PromptKeys(torch.tensor(places, dtype=torch.float32, device=scene.backbone.device))
