@@ -8,6 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.export.figures import dress
+from workbench.export.latex import latex_table
 from workbench.export.palette import MARKERS, SERIES
 
 ALL_FRAMES = "all"
@@ -186,24 +187,10 @@ def metric_latex(rows: Sequence[SummaryRow], metric: str) -> str:
         f"[interval]; n = {_span([row.n for row in of_metric])} a cell; seed "
         f"{', '.join(dict.fromkeys(_said(row.seed) for row in of_metric))}."
     )
-    lines = [
-        r"\begin{table}",
-        r"  \centering",
-        rf"  \caption{{{_tex(caption)}}}",
-        rf"  \label{{tab:{metric.replace('_', '-')}}}",
-        rf"  \begin{{tabular}}{{l{'r' * len(table.columns)}}}",
-        r"    \toprule",
-        _tex_line("", *table.columns),
-        r"    \midrule",
-        *(
-            _tex_line(name, *row)
-            for name, row in zip(table.index, table.to_numpy().tolist(), strict=True)
-        ),
-        r"    \bottomrule",
-        r"  \end{tabular}",
-        r"\end{table}",
+    cells = [
+        [name, *line] for name, line in zip(table.index, table.to_numpy().tolist(), strict=True)
     ]
-    return "\n".join(lines) + "\n"
+    return latex_table(["", *table.columns], cells, caption=caption, label=metric.replace("_", "-"))
 
 
 def _by_series(rows: Sequence[SummaryRow], metric: str) -> dict[str, list[SummaryRow]]:
@@ -237,18 +224,3 @@ def _span(values: Sequence[int | None]) -> str:
     if not known:
         return "unknown"
     return str(known[0]) if known[0] == known[-1] else f"{known[0]} to {known[-1]}"
-
-
-_TEX = {
-    "\\": r"\textbackslash{}", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$",
-    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "–": "--",
-}  # fmt: skip
-
-
-def _tex(text: object) -> str:
-    return "".join(_TEX.get(letter, letter) for letter in str(text))
-
-
-def _tex_line(*cells: object) -> str:
-    # Braces: a cell that starts with "[" would be read as an option of the line before.
-    return "    " + " & ".join(f"{{{_tex(cell)}}}" for cell in cells) + r" \\"

@@ -1,0 +1,135 @@
+"""Tables of probe records: what a person reads, what LaTeX prints, and the headline of a run."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+
+from probes.records import Record, records_frame
+from workbench.export.latex import latex_table
+from workbench.export.probe_text import (
+    Form,
+    context_text,
+    contrast_text,
+    estimator_text,
+    layer_text,
+    site_text,
+)
+
+HEADLINES: dict[str, tuple[str, ...]] = {
+    "instability": ("instability_index", "instability_difference"),
+}
+"""Metrics of each probe that its summary holds."""
+
+_NUMBERS = ("x", "estimate [95% interval]", "ceiling", "control", "p")
+_EVIDENCE = ("n", "seed", "interval by", "note")
+
+
+def readable_table(records: Iterable[Record]) -> pd.DataFrame:
+    """Records as a person reads them, one row each; columns in which nothing stands are left out.
+
+    ``estimate [low, high]`` is one column; numbers not measured are dashes and keep their note.
+    """
+    rows = [_readable(record) for record in records]
+    frame = pd.DataFrame(rows)
+    used = [column for column in frame.columns if (frame[column] != "").any()]
+    return frame[used]
+
+
+def records_csv(records: Iterable[Record]) -> str:
+    """All fields of the records as CSV, unrounded; empty cells were not measured."""
+    return str(records_frame(records).to_csv(index=False))
+
+
+def records_latex(records: Sequence[Record], *, caption: str, label: str) -> str:
+    """The readable table in LaTeX (package booktabs); the caption goes on with n and seeds."""
+    table = readable_table(records).drop(columns=list(_EVIDENCE), errors="ignore")
+    numbers = [column for column in table.columns if column in _NUMBERS]
+    names = [column for column in table.columns if column not in numbers]
+    counts = sorted({record.n for record in records})
+    n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    seeds = ", ".join(map(str, sorted({record.seed for record in records})))
+    methods = "; ".join(dict.fromkeys(r.ci_method for r in records if r.ci_method))
+    return latex_table(
+        [*names, *numbers],
+        table[[*names, *numbers]].to_numpy().tolist(),
+        caption=f"{caption} Intervals: {methods or 'none'}; n = {n} groups; seed {seeds}.",
+        label=label,
+        names=len(names),
+    )
+
+
+def headline(records: Iterable[Record]) -> list[Record]:
+    """The records that say in short what a run found."""
+    return [record for record in records if record.metric in HEADLINES.get(record.probe, ())]
+
+
+def summary_rows(records: Iterable[Record]) -> list[dict[str, object]]:
+    """The headline as rows of ``summary.json``, with the columns that evaluations have too.
+
+    ``split`` names contrast, site and layer; ``config`` the estimator; ``frame`` the contexts.
+    """
+    return [
+        {
+            "backbone": record.backbone,
+            "guidance": record.guidance,
+            "config": record.estimator,
+            "split": _split(record),
+            "frame": _contexts(record) or "all",
+            "metric": record.metric,
+            "estimate": record.estimate,
+            "low": record.low,
+            "high": record.high,
+            "n": record.n,
+            "seed": record.seed,
+            "probe": record.probe,
+            "contrast": record.contrast,
+            "site": record.site,
+            "layer": record.layer,
+            "head": record.head,
+            "x": record.x,
+            "null": record.null,
+            "p_value": record.p_value,
+            "ci_method": record.ci_method,
+            "note": record.note,
+        }
+        for record in headline(records)
+    ]
+
+
+def _readable(record: Record) -> dict[str, object]:
+    form = Form(3)
+    return {
+        "backbone": record.backbone,
+        "guidance": "" if record.guidance == "none" else record.guidance,
+        "metric": record.metric.replace("_", " "),
+        "contrast": contrast_text(record.contrast) if record.contrast else "",
+        "site": site_text(record.site) if record.site else "",
+        "layer": "" if record.layer is None else layer_text(record.layer),
+        "head": "" if record.head is None else str(record.head),
+        "estimator": estimator_text(record.estimator) if record.estimator else "",
+        "context": context_text(record.context_a),
+        "other context": context_text(record.context_b),
+        "x": _blank(record.x, "g"),
+        "estimate [95% interval]": form.interval(record),
+        "ceiling": _blank(record.ceiling, ".3f"),
+        "control": _blank(record.null, ".3f"),
+        "p": _blank(record.p_value, ".2g"),
+        "n": str(record.n),
+        "seed": str(record.seed),
+        "interval by": record.ci_method,
+        "note": record.note,
+    }
+
+
+def _blank(value: float, form: str) -> str:
+    return "" if math.isnan(value) else format(value, form)
+
+
+def _contexts(record: Record) -> str:
+    return " / ".join(name for name in (record.context_a, record.context_b) if name)
+
+
+def _split(record: Record) -> str:
+    layer = "" if record.layer is None else layer_text(record.layer)
+    return ", ".join(part for part in (record.contrast, record.site, layer) if part)
