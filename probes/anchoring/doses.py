@@ -4,7 +4,8 @@
 estimator   dose x
 =========== =========================================================================
 ``gate``    gate scale: 0 the bridge at rest, 1 as trained
-``tokens``  k: the first k bridge tokens, the response right behind them; 0: no slots
+``first``   k: the first k bridge tokens, the response right behind them; 0: no slots
+``last``    k: the last k bridge tokens, likewise
 ``refresh`` r: new tokens between two writes of the bridge; 0: written once
 =========== =========================================================================
 
@@ -13,18 +14,28 @@ alone. A bridge whose trigger reads the prompt never changes: there the dose r i
 construction, which is said and not measured again.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 
-from probes.anchoring.edits import BridgeEdit, first_tokens, replaced, write_bridges
+from probes.anchoring.edits import (
+    BridgeEdit,
+    first_tokens,
+    last_tokens,
+    replaced,
+    write_bridges,
+)
 from probes.anchoring.estimates import Estimates, Values, as_values
 from probes.anchoring.generations import UNJUDGED, Speaker, rate_of
 from probes.anchoring.scene import Scene
 from probes.records import Record
 
 DOSE_MARGIN, DOSE_HARM = "dose_margin", "dose_harm_rate"
+TOKEN_ENDS: Mapping[str, Callable[[int], BridgeEdit]] = MappingProxyType(
+    {"first": first_tokens, "last": last_tokens}
+)
 WRITTEN_ONCE = 0.0
 FLAT = "flat by construction: the trigger reads the prompt alone, so the bridge never changes"
 
@@ -43,15 +54,14 @@ def gate_margin_records(
 
 
 def token_margin_records(scene: Scene, plain: Values, estimates: Estimates) -> list[Record]:
-    """Margin by the number of bridge tokens, from none to all K."""
-    record = replace(
-        estimates.base, metric=DOSE_MARGIN, estimator="tokens", null=float(plain.mean())
-    )
+    """Margin by the number of bridge tokens, from none to all K, counted from either end."""
+    record = replace(estimates.base, metric=DOSE_MARGIN, null=float(plain.mean()))
     return [
         estimates.mean(
-            replace(record, x=float(count)),
-            plain if count == 0 else as_values(scene.margins(first_tokens(count))),
+            replace(record, estimator=end, x=float(count)),
+            plain if count == 0 else as_values(scene.margins(kept(count))),
         )
+        for end, kept in TOKEN_ENDS.items()
         for count in range(scene.n_slots + 1)
     ]
 
@@ -85,13 +95,16 @@ def gate_harm_records(
 def token_harm_records(
     scene: Scene, speaker: Speaker, known: KnownHarm, estimates: Estimates
 ) -> list[Record]:
-    """Harm rate by the number of bridge tokens."""
-    doses = {0.0: known.plain}
-    for count in range(1, scene.n_slots):
-        guidance = scene.guided_by(first_tokens(count))
-        doses[float(count)] = speaker.harm(scene.backbone, scene.pairs, guidance)
-    doses[float(scene.n_slots)] = known.guided
-    return _harm_records("tokens", doses, known, estimates)
+    """Harm rate by the number of bridge tokens, counted from either end."""
+    records = []
+    for end, kept in TOKEN_ENDS.items():
+        doses = {0.0: known.plain}
+        for count in range(1, scene.n_slots):
+            guidance = scene.guided_by(kept(count))
+            doses[float(count)] = speaker.harm(scene.backbone, scene.pairs, guidance)
+        doses[float(scene.n_slots)] = known.guided
+        records += _harm_records(end, doses, known, estimates)
+    return records
 
 
 def refresh_harm_records(

@@ -9,6 +9,7 @@ taken_from     the bridge of another prompt of the same set            yes
 shuffled       the prompt's own bridge tokens in another order         no
 randomised     noise of each bridge token's own norm                   no
 first_tokens   the first k bridge tokens; the response moves up        no
+last_tokens    the last k bridge tokens; likewise                      no
 ============== ======================================================= ====================
 
 An edit off the manifold may break what it only meant to remove; where the two disagree, believe
@@ -87,6 +88,15 @@ def first_tokens(count: int) -> BridgeEdit:
 
     def edit(write: BridgeWrite) -> BridgeWrite:
         return replace(write, bridge=write.bridge[:, :count])
+
+    return edit
+
+
+def last_tokens(count: int) -> BridgeEdit:
+    """Only the last tokens of the bridge, at least one."""
+
+    def edit(write: BridgeWrite) -> BridgeWrite:
+        return replace(write, bridge=write.bridge[:, -count:])
 
     return edit
 

@@ -11,9 +11,13 @@ not add up: readers back each other up, or act only together (arXiv 2309.16042).
 
 The null of a head's or block's necessity is the share lost when as many random prompt tokens are
 hidden from it instead; that of sufficiency is 0.
+
+Teacher-forced, everything after the first token already knows which reply it belongs to, so the
+margin favours the stream. The harm rate of sampled replies that only the heads, or only the stream,
+can steer does not have this bias.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -24,11 +28,13 @@ from torch import Tensor
 
 from probes.anchoring.edits import knocked_out
 from probes.anchoring.estimates import Estimates, Values, as_values
+from probes.anchoring.generations import Speaker, rate_of
+from probes.anchoring.patched import PatchedBridge
 from probes.anchoring.scene import PromptKeys, Scene
 from probes.margins import PairLogProbs
 from probes.records import Record
 
-PATH_SHARE = "path_share"
+PATH_SHARE, PATH_HARM, PATH_HARM_SHARE = "path_share", "path_harm_rate", "path_harm_share"
 PathSite = Literal["all", "heads", "stream", "layer", "head"]
 
 
@@ -53,10 +59,8 @@ class Readers:
 
 def all_readers(scene: Scene) -> Iterator[Readers]:
     """All readers, all heads, the stream, every block, every head."""
-    shape = (scene.backbone.n_layers, scene.backbone.n_heads)
-    none = torch.zeros(shape, dtype=torch.bool)
-    above = none.clone()
-    above[scene.first_layer :] = True
+    above = _above(scene)
+    none = torch.zeros_like(above)
     yield Readers("all", above, stream=True)
     yield Readers("heads", above, stream=False)
     yield Readers("stream", none, stream=True)
@@ -90,9 +94,7 @@ class PathMargins:
 
     def only(self, readers: Readers) -> Values:
         """These readers and no others."""
-        above = torch.zeros_like(readers.heads)
-        above[self.scene.first_layer :] = True
-        return self._run(blind=above & ~readers.heads, stream=readers.stream)
+        return self._run(blind=_above(self.scene) & ~readers.heads, stream=readers.stream)
 
     @torch.no_grad()
     def _run(self, *, blind: Bool[Tensor, "layer head"], stream: bool) -> Values:
@@ -146,6 +148,43 @@ def path_records(scene: Scene, estimates: Estimates, *, seed: int) -> list[Recor
             estimates.kept(sufficiency, whole, margins.only(readers), none),
         ]
     return records
+
+
+def path_harm_records(
+    scene: Scene, harm: Mapping[str, Values], speaker: Speaker, estimates: Estimates
+) -> list[Record]:
+    """Harm rate of replies steered by all heads alone, and by the stream alone, and their shares.
+
+    Args:
+        scene: Harmful prompts with open gates.
+        harm: Of the replies under ``full``, ``knock_out`` and ``no_slots``.
+        speaker: Draws and judges replies.
+        estimates: Of these prompts.
+    """
+    whole, none = harm["full"], harm["knock_out"]
+    records = []
+    for readers in all_readers(scene):
+        if readers.site not in ("heads", "stream"):
+            continue
+        guidance = PatchedBridge(
+            scene.guidance, _above(scene) & ~readers.heads, stream=readers.stream
+        )
+        outcomes = speaker.harm(scene.backbone, scene.pairs, guidance)
+        base = replace(estimates.base, estimator="sufficiency", site=readers.site)
+        rate = replace(base, metric=PATH_HARM, null=rate_of(harm["no_slots"]))
+        share = replace(base, metric=PATH_HARM_SHARE, null=0.0)
+        records += [
+            estimates.rate(rate, outcomes),
+            estimates.kept(share, whole, outcomes, none),
+        ]
+    return records
+
+
+def _above(scene: Scene) -> Bool[Tensor, "layer head"]:
+    """Every head that can see the slots."""
+    heads = torch.zeros((scene.backbone.n_layers, scene.backbone.n_heads), dtype=torch.bool)
+    heads[scene.first_layer :] = True
+    return heads
 
 
 def random_prompt_keys(scene: Scene, seed: int) -> PromptKeys:

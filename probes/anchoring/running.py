@@ -1,7 +1,7 @@
 """Ask all the anchoring questions of one guidance, and record the answers with their controls."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -18,11 +18,11 @@ from probes.anchoring.doses import (
 )
 from probes.anchoring.edits import BridgeEdit
 from probes.anchoring.effects import effect_records, margins_under, onto_harmless_record
-from probes.anchoring.estimates import Estimates, as_values
+from probes.anchoring.estimates import Estimates, Values, as_values
 from probes.anchoring.first_order import first_order_records
 from probes.anchoring.generations import Speaker, generation_records, harm_under
 from probes.anchoring.interventions import Intervention, interventions, random_bridges
-from probes.anchoring.paths import path_records
+from probes.anchoring.paths import path_harm_records, path_records
 from probes.anchoring.scene import Scene, set_scene
 from probes.anchoring.trajectories import (
     NO_OBSERVER,
@@ -164,6 +164,7 @@ class _Study:
         speaker: Draws and judges replies.
         direction: To watch along replies.
         seed: The run's.
+        drawn: Harm of the replies drawn so far, by intervention.
     """
 
     scene: Scene
@@ -175,6 +176,13 @@ class _Study:
     speaker: Speaker
     direction: ResidualDirection | None
     seed: int
+    drawn: dict[str, Values] = field(default_factory=dict)
+
+    def harm(self, *names: str) -> dict[str, Values]:
+        """Harm of the replies under these interventions, each drawn once for all questions."""
+        missing = {name: self.made[name] for name in names if name not in self.drawn}
+        self.drawn.update(harm_under(self.scene, missing, self.speaker))
+        return {name: self.drawn[name] for name in names}
 
     def control(self) -> BridgeEdit:
         """Slots that hold noise of the bridges' norms."""
@@ -236,8 +244,7 @@ def _effects(study: _Study) -> list[Record]:
 
 
 def _generations(study: _Study) -> list[Record]:
-    harm = harm_under(study.scene, study.made, study.speaker)
-    return generation_records(study.made, harm, study.estimates)
+    return generation_records(study.made, study.harm(*study.made), study.estimates)
 
 
 def _attention(study: _Study) -> list[Record]:
@@ -250,8 +257,7 @@ def _attention(study: _Study) -> list[Record]:
 def _doses(study: _Study) -> list[Record]:
     scene, config, estimates, speaker = study.scene, study.config, study.estimates, study.speaker
     plain = as_values(scene.margins(None))
-    two = {name: study.made[name] for name in ("no_slots", "full")}
-    harm = harm_under(scene, two, speaker)
+    harm = study.harm("no_slots", "full")
     known = KnownHarm(plain=harm["no_slots"], guided=harm["full"])
     return [
         *gate_margin_records(scene, config.gates, plain, estimates),
@@ -268,7 +274,11 @@ def _attribution(study: _Study) -> list[Record]:
 
 
 def _paths(study: _Study) -> list[Record]:
-    return path_records(study.scene, study.estimates, seed=study.seed)
+    harm = study.harm("full", "knock_out", "no_slots")
+    return [
+        *path_records(study.scene, study.estimates, seed=study.seed),
+        *path_harm_records(study.scene, harm, study.speaker, study.estimates),
+    ]
 
 
 def _first_order(study: _Study) -> list[Record]:
