@@ -42,6 +42,7 @@ AXES: Mapping[str, str] = MappingProxyType(
         "resample": "bootstrap resamples, halves or permutations of the examples",
         "rank": "dimensions of a subspace or of the row space of some states",
         "dose": "strengths of an intervention",
+        "pair": "matched examples, one of each class",
     }
 )
 """Axis name to meaning."""
