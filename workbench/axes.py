@@ -43,6 +43,11 @@ AXES: Mapping[str, str] = MappingProxyType(
         "rank": "dimensions of a subspace or of the row space of some states",
         "dose": "strengths of an intervention",
         "pair": "matched examples, one of each class",
+        "group": "clusters of examples, which are drawn and split whole",
+        "draw": "the sample itself and its resamples",
+        "split": "random halvings of the groups",
+        "half": "the two halves of a split",
+        "task": "labellings of the examples that have nothing to do with their states",
     }
 )
 """Axis name to meaning."""
