@@ -72,15 +72,16 @@ def fit_directions(
 ) -> Float[Tensor, "layer resample width"]:
     """Fit one direction for every layer and every resample of the examples.
 
-    A weight says how often a resample holds an example: 1 everywhere for the sample itself, draws
-    with replacement for a bootstrap, 0 and 1 for a half. The direction equals the one fitted on
-    the examples written out that often.
+    A weight says how much an example counts in a resample: 1 everywhere for the sample itself, 0
+    and 1 for a half, draws with replacement for a bootstrap, fractions where a resample tilts the
+    sample. With whole weights the direction equals the one fitted on the examples written out that
+    often.
 
     Args:
         name: Which estimator; one of ``ESTIMATORS``.
         states: States of the examples.
         positive: True where harmful.
-        weights: Whole numbers from 0.
+        weights: Finite numbers from 0.
         pair: Index of each example's counterpart of the other class, -1 for none; read by the
             estimators that need pairs.
         options: Settings of the estimators.
@@ -92,7 +93,7 @@ def fit_directions(
         estimator has no solution.
 
     Raises:
-        DataError: Unknown estimator, parts of different sizes, weights that are no counts, or
+        DataError: Unknown estimator, parts of different sizes, weights below 0, or
             pairs missing where they are needed.
         NonFiniteError: A state is NaN or infinite; layer and example are named.
         ConfigError: The options name another number of layers.
@@ -184,8 +185,8 @@ def _check(
     for name, size in given.items():
         if size != n:
             raise DataError(f"'{name}' has {size} entries for {n} examples")
-    if not bool(((weights >= 0) & (weights == weights.round())).all()):
-        raise DataError("weights say how often an example is held: whole numbers from 0")
+    if not bool(((weights >= 0) & weights.isfinite()).all()):
+        raise DataError("weights say how much an example counts: finite numbers from 0")
     bad = (~states.isfinite().all(dim=-1)).nonzero()
     if len(bad):
         layer, example = bad[0].tolist()
