@@ -1,0 +1,409 @@
+"""Figures of anchoring records: are bridge tokens read, by which heads, and what do they cause?"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from probes.anchoring.interventions import INTERVENTIONS, OFF_MANIFOLD
+from probes.records import Record
+from workbench.export.figures import dress
+from workbench.export.palette import ATTENTION_SCALE, GUIDED, UNGUIDED
+from workbench.export.probe_plots import (
+    AGREEMENT_SCALE,
+    GREY,
+    Cell,
+    Grid,
+    Look,
+    Point,
+    Scale,
+    bar_figure,
+    bars_with_intervals,
+    empty_figure,
+    heat_traces,
+    line_with_band,
+    look,
+    reference_line,
+)
+from workbench.export.probe_text import Form, chosen, distinct, evidence, layer_text, layers_of
+
+ATTENTION_MAP_HELP = (
+    "Share of its attention that the token being predicted pays to the bridge slots, mean over the "
+    "reply. Compare with the same slots filled with noise of equal size (middle) and with the "
+    "first token of the prompt, where attention goes to rest (right). Attention is not effect."
+)
+ATTENTION_COURSE_HELP = (
+    "The same share token by token of the reply, for the heads that read the slots most, with 95% "
+    "intervals. Grey and dotted: the strongest of them on slots that hold noise."
+)
+EFFECTS_HELP = (
+    "Each bar replaces the prompt's own bridge by something else. What the bridge causes must be "
+    "gone when slots are hidden or at rest, and must not come with noise. Open bars stand for "
+    "bridges that the module never writes: an effect of theirs says less."
+)
+DOSES_HELP = (
+    "More of the bridge from left to right, with 95% intervals. A cause shows a steady rise or "
+    "fall. The dashed line is the model without slots."
+)
+PATHS_HELP = (
+    "Necessity: the share of the effect that is lost when this head alone cannot read the slots. "
+    "Sufficiency: the share that is there when this head alone reads them. Shares need not add up: "
+    "heads back each other up."
+)
+READERS_HELP = (
+    "The same for groups of readers: all heads, the stream (the last slot's own residual, which "
+    "predicts the first token), and single blocks."
+)
+PREDICTION_HELP = (
+    "One mark a share of the bridge's signal taken away: horizontally the change of the safety "
+    "margin that the gradient predicts, vertically the one measured. On the line, the bridge acts "
+    "as a small push along a direction; off it, by switching attention."
+)
+TRAJECTORY_HELP = (
+    "Mean over replies, token by token, with 95% intervals. Late tokens speak of the replies that "
+    "are still running. Above the dashed line the value module calls the reply harmful."
+)
+DILUTION_HELP = (
+    "What is left of the bridge after that many tokens of harmless text between slots and "
+    "decision, with 95% intervals; its control is a random bridge of equal size."
+)
+ATTRIBUTION_HELP = (
+    "What each head writes from the slots directly towards the safe first word (logit difference "
+    "safe − harmful); beside it the same for slots that hold noise."
+)
+
+EFFECT_METRICS: dict[str, str] = {
+    "margin_effect": "change of the safety margin (nats a token)",
+    "margin_lost": "share of the margin's change that is lost (1 all, 0 none)",
+    "harm_rate": "harmful replies (share)",
+    "harm_lost": "share of the harm reduction that is lost (1 all, 0 none)",
+}
+"""What the bars of interventions can show, with its unit."""
+
+DOSE_AXES: dict[str, str] = {
+    "gate": "gate scale (1 as trained)",
+    "tokens": "bridge tokens kept (number)",
+    "refresh": "new tokens between two writes of the bridge",
+}
+DOSE_METRICS: dict[str, str] = {
+    "dose_margin": "safety margin (nats a token)",
+    "dose_harm_rate": "harmful replies (share)",
+}
+DILUTION_METRICS: dict[str, str] = {
+    "dilution_margin": "change of the safety margin (nats a token)",
+    "dilution_kl": "KL from the plain model (nats)",
+    "dilution_attention": "attention on the slots (share)",
+    "dilution_control_loss": "loss of helpful replies (nats a token)",
+}
+_KEYS = {"slots": "bridge slots", "sink": "first token (sink)"}
+_NOISE = "slots holding noise"
+_WRITTEN_ONCE = 0.0
+_REPLY_AXIS = "token of the reply (index)"
+_MOST_HEADS = 6
+_CONTROL_LOOK = Look(GREY, "x", "dot")
+
+
+# ------------------------------------------------------------------------------------- attention
+
+
+def attention_map(records: Iterable[Record], *, weighting: str = "raw") -> go.Figure:
+    """Attention on the slots by block and head, beside its control and the sink.
+
+    Args:
+        records: Of one run.
+        weighting: ``raw``, or ``weighted`` by the length of what each key adds to the residual.
+    """
+    whole = [
+        record
+        for record in chosen(records, metric="attention_mass", estimator=weighting)
+        if math.isnan(record.x)
+    ]
+    slots, sink = chosen(whole, site="slots"), chosen(whole, site="sink")
+    if not slots:
+        return empty_figure("no attention in these records")
+    noise = [replace(record, estimate=record.null, low=math.nan, high=math.nan) for record in slots]
+    panels = {_KEYS["slots"]: slots, _NOISE: noise, _KEYS["sink"]: sink}
+    top = max(_finite(record.estimate for record in (*slots, *noise, *sink)), default=1.0)
+    scale = Scale("share of attention (0 to 1)", 0.0, top, ATTENTION_SCALE)
+    return _head_panels(panels, scale, Form(2))
+
+
+def attention_course(records: Iterable[Record], *, weighting: str = "raw") -> go.Figure:
+    """Attention on the slots along the reply, for the heads that read them most."""
+    slots = chosen(records, metric="attention_mass", estimator=weighting, site="slots")
+    whole = [record for record in slots if math.isnan(record.x) and _measured(record)]
+    ranked = sorted(whole, key=lambda record: -record.estimate)[:_MOST_HEADS]
+    if not ranked:
+        return empty_figure("no attention in these records")
+    figure = go.Figure()
+    for number, best in enumerate(ranked):
+        course = _by_x(chosen(slots, layer=best.layer, head=best.head))
+        points = [Point.of(record.x, record, Form(3)) for record in course]
+        for trace in line_with_band(_head_name(best), points, look(number)):
+            figure.add_trace(trace)
+        if number == 0:
+            noise = [_null_point(record) for record in course]
+            figure.add_traces(line_with_band(f"{_head_name(best)}, noise", noise, _CONTROL_LOOK))
+    dress(figure, x=_REPLY_AXIS, y="attention on slots (share)", height=420)
+    figure.update_yaxes(rangemode="tozero")
+    return figure
+
+
+def attribution_map(records: Iterable[Record]) -> go.Figure:
+    """What heads write from the slots towards the safe word, beside its control."""
+    slots = chosen(records, metric="logit_attribution", site="slots")
+    if not slots:
+        return empty_figure("no logit attribution in these records")
+    noise = [replace(record, estimate=record.null, low=math.nan, high=math.nan) for record in slots]
+    reach = max(_finite(abs(r.estimate) for r in (*slots, *noise)), default=1.0)
+    scale = Scale("logits towards safe", -reach, reach, AGREEMENT_SCALE)
+    return _head_panels({_KEYS["slots"]: slots, _NOISE: noise}, scale, Form(2, signed=True))
+
+
+# --------------------------------------------------------------------------------------- effects
+
+
+def effects_figure(records: Iterable[Record], metric: str = "margin_effect") -> go.Figure:
+    """What is left of the effect under every intervention, with intervals.
+
+    Args:
+        records: Of one run.
+        metric: One of ``EFFECT_METRICS``.
+    """
+    found = {
+        record.estimator: record
+        for record in chosen(records, metric=metric, context_a="")
+        if record.estimator in INTERVENTIONS
+    }
+    ordered = [found[name] for name in INTERVENTIONS if name in found]
+    if not any(_measured(record) for record in ordered):
+        return empty_figure("not measured in these records")
+    points = [Point.of(INTERVENTIONS[r.estimator], r, Form(3, signed=True)) for r in ordered]
+    figure = bar_figure("written bridges", points, x=EFFECT_METRICS[metric], y="")
+    (bars,) = figure.data
+    bars.marker.opacity = None
+    bars.marker.color = [
+        "rgba(127,127,127,0.15)" if record.estimator in OFF_MANIFOLD else "rgba(47,138,196,0.5)"
+        for record in ordered
+    ]
+    bars.marker.line = {"color": GUIDED, "width": 1.5}
+    return figure
+
+
+def dose_figure(records: Iterable[Record], dose: str, metric: str) -> go.Figure:
+    """Margin or harm rate against a dose of the bridge.
+
+    Args:
+        records: Of one run.
+        dose: One of ``DOSE_AXES``.
+        metric: One of ``DOSE_METRICS``.
+    """
+    found = _by_x(chosen(records, metric=metric, estimator=dose))
+    if not any(_measured(record) for record in found):
+        return empty_figure("not measured in these records")
+    if dose == "refresh":  # once is the weakest dose and has no number of its own
+        found = sorted(found, key=lambda record: -(record.x or math.inf))
+    points = [Point.of(_dose_text(dose, record.x), record, Form(3)) for record in found]
+    figure = go.Figure(line_with_band("with bridge", points, look(1)))
+    plain = next(iter(_finite(record.null for record in found)), None)
+    if plain is not None:
+        reference_line(figure, plain, "no slots")
+    dress(figure, x=DOSE_AXES[dose], y=DOSE_METRICS[metric], height=360)
+    figure.update_layout(showlegend=False, margin={"t": 20})
+    return figure
+
+
+def paths_figure(records: Iterable[Record]) -> go.Figure:
+    """Necessity and sufficiency of every head as readers of the slots."""
+    heads = chosen(records, metric="path_share", site="head")
+    if not heads:
+        return empty_figure("no path patching in these records")
+    panels = {
+        name.capitalize(): chosen(heads, estimator=name) for name in ("necessity", "sufficiency")
+    }
+    return _head_panels(panels, Scale("share of the effect", -1.0, 1.0), Form(2))
+
+
+def readers_figure(records: Iterable[Record]) -> go.Figure:
+    """Necessity and sufficiency of groups of readers, with intervals."""
+    groups = chosen(records, metric="path_share", site=("all", "heads", "stream", "layer"))
+    if not groups:
+        return empty_figure("no path patching in these records")
+    figure = go.Figure()
+    for number, name in enumerate(("necessity", "sufficiency")):
+        points = [Point.of(_reader(r), r, Form(2)) for r in chosen(groups, estimator=name)]
+        figure.add_trace(bars_with_intervals(name, points, look(number)))
+    names = distinct(_reader(record) for record in groups)
+    dress(figure, x="share of the effect (1 all of it)", y="", height=60 * len(names) + 120)
+    figure.update_yaxes(categoryorder="array", categoryarray=names, autorange="reversed")
+    figure.add_vline(x=0, line={"color": GREY, "width": 1})
+    return figure
+
+
+def prediction_figure(records: Iterable[Record]) -> go.Figure:
+    """First-order change of the margin against the measured one, one mark a scale."""
+    records = list(records)
+    across = {r.x: r for r in chosen(records, metric="first_order_predicted") if _measured(r)}
+    up = {r.x: r for r in chosen(records, metric="first_order_measured") if _measured(r)}
+    slopes = {r.x: r for r in chosen(records, metric="first_order_slope")}
+    shared = sorted(set(across) & set(up))
+    if not shared:
+        return empty_figure("not measured in these records")
+    figure = go.Figure(
+        go.Scatter(
+            x=[across[scale].estimate for scale in shared],
+            y=[up[scale].estimate for scale in shared],
+            error_x=_both_ends([across[scale] for scale in shared]),
+            error_y=_both_ends([up[scale] for scale in shared]),
+            mode="markers+text",
+            text=[f"{scale:g}" for scale in shared],
+            textposition="top left",
+            marker={"size": 10, "color": GUIDED, "symbol": "diamond"},
+            customdata=[
+                f"slope {Form(2).interval(slopes[scale])}" if scale in slopes else ""
+                for scale in shared
+            ],
+            hovertemplate="share %{text} taken away: predicted %{x:.3f}, measured %{y:.3f}<br>"
+            "%{customdata}<extra></extra>",
+            name="share of the signal taken away",
+        )
+    )
+    ends = [0.0, *(r.estimate for r in (*across.values(), *up.values()))]
+    line = [min(ends), max(ends)]
+    figure.add_trace(
+        go.Scatter(
+            x=line, y=line, mode="lines", name="measured = predicted",
+            line={"color": GREY, "dash": "dash"}, hoverinfo="skip",
+        )
+    )  # fmt: skip
+    return dress(
+        figure, x="predicted change of the margin (nats a token)",
+        y="measured change (nats a token)", height=420,
+    )  # fmt: skip
+
+
+def trajectory_figure(records: Iterable[Record], site: str = "score") -> go.Figure:
+    """Harm score (or another projection) along replies, with and without the bridge.
+
+    Args:
+        records: Of one run.
+        site: ``score`` or ``direction``.
+    """
+    found = chosen(records, metric="trajectory", site=site)
+    looks = {
+        "unguided": Look(UNGUIDED, "circle-open", "dot"),
+        "guided": Look(GUIDED, "diamond"),
+    }
+    figure = go.Figure()
+    for name, style in looks.items():
+        course = _by_x(chosen(found, estimator=name))
+        points = [Point.of(record.x, record, Form(2, signed=True)) for record in course]
+        if points:
+            figure.add_traces(line_with_band(name, points, style))
+    if not figure.data:
+        return empty_figure("no trajectories in these records")
+    axis = "harm score s<sub>t</sub> (logit)" if site == "score" else "projection (residual units)"
+    dress(figure, x=_REPLY_AXIS, y=axis, height=400)
+    if site == "score":
+        reference_line(figure, 0.0, "harmful above")
+    return figure
+
+
+def dilution_figure(records: Iterable[Record], metric: str = "dilution_margin") -> go.Figure:
+    """What is left of the bridge after ever more tokens, one line an arm, stretch and reach."""
+    found = chosen(records, metric=metric)
+    if not any(_measured(record) for record in found):
+        return empty_figure("no dilution in these records")
+    figure = go.Figure()
+    for number, name in enumerate(distinct(record.estimator for record in found)):
+        course = [record for record in _by_x(chosen(found, estimator=name)) if _measured(record)]
+        points = [Point.of(f"{record.x:.0f}", record, Form(3)) for record in course]
+        style = look(number)
+        if name.startswith("random/"):
+            style = replace(style, colour=GREY, dash="dot")
+        figure.add_traces(line_with_band(name.replace("/", ", "), points, style))
+    dress(
+        figure, x="tokens between slots and decision (not to scale)", y=DILUTION_METRICS[metric],
+        height=460,
+    )  # fmt: skip
+    order = sorted({record.x for record in found})
+    figure.update_xaxes(
+        type="category", categoryorder="array", categoryarray=[f"{x:.0f}" for x in order]
+    )
+    figure.update_layout(margin={"t": 36 + 22 * (len(figure.data) // 6)})
+    return figure
+
+
+# ----------------------------------------------------------------------------------------- pieces
+
+
+def _head_panels(panels: dict[str, list[Record]], scale: Scale, form: Form) -> go.Figure:
+    """Heat maps of block by head side by side, on one scale; the highest block on top."""
+    everything = [record for records in panels.values() for record in records]
+    layers = sorted(layers_of(everything), reverse=True)
+    heads = sorted({record.head for record in everything if record.head is not None})
+    figure = make_subplots(
+        1, len(panels), shared_yaxes=True, subplot_titles=list(panels), horizontal_spacing=0.04
+    )
+    for column, records in enumerate(panels.values(), start=1):
+        found = {(record.layer, record.head): record for record in records}
+        cells = [[Cell.of(found.get((layer, head)), form) for head in heads] for layer in layers]
+        rows = [layer_text(layer) for layer in layers]
+        grid = Grid(rows, [str(head) for head in heads], cells, form)
+        last = column == len(panels)
+        for trace in heat_traces(grid, scale, show_scale=last):
+            figure.add_trace(trace, 1, column)
+    dress(figure, x="head", y="", height=46 * len(layers) + 150)
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    figure.update_xaxes(type="category", showgrid=False)
+    figure.update_layout(showlegend=False)
+    return figure
+
+
+def _by_x(records: Sequence[Record]) -> list[Record]:
+    """Those that have a place on the horizontal axis, in order."""
+    return sorted((r for r in records if not math.isnan(r.x)), key=lambda record: record.x)
+
+
+def _head_name(record: Record) -> str:
+    return f"block {record.layer}, head {record.head}"
+
+
+def _null_point(record: Record) -> Point:
+    return Point(record.x, record.null, math.nan, math.nan, evidence(record, Form(3)))
+
+
+def _dose_text(dose: str, x: float) -> str | float:
+    if dose != "refresh":
+        return x
+    return "written once" if x == _WRITTEN_ONCE else f"{x:.0f}"
+
+
+def _reader(record: Record) -> str:
+    if record.site == "layer":
+        return layer_text(record.layer)
+    return {"all": "all readers", "heads": "all heads", "stream": "stream"}[record.site]
+
+
+def _both_ends(records: Sequence[Record]) -> dict[str, object]:
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [max(_or_zero(r.high - r.estimate), 0.0) for r in records],
+        "arrayminus": [max(_or_zero(r.estimate - r.low), 0.0) for r in records],
+        "color": GUIDED,
+    }
+
+
+def _or_zero(value: float) -> float:
+    return 0.0 if math.isnan(value) else value
+
+
+def _measured(record: Record) -> bool:
+    return not math.isnan(record.estimate)
+
+
+def _finite(values: Iterable[float]) -> list[float]:
+    return [value for value in values if math.isfinite(value)]

@@ -1,0 +1,155 @@
+"""Figures of reliability records: does pushing along a direction do what it should, every time?"""
+
+from collections.abc import Iterable
+
+import plotly.graph_objects as go
+
+from probes.records import Record
+from workbench.export.figures import dress
+from workbench.export.probe_plots import (
+    GREY,
+    Look,
+    Point,
+    bar_figure,
+    bars_with_intervals,
+    dots_with_intervals,
+    empty_figure,
+    line_with_band,
+    look,
+    reference_line,
+)
+from workbench.export.probe_text import (
+    Form,
+    chosen,
+    context_text,
+    contrast_text,
+    distinct,
+    estimator_text,
+    layer_text,
+)
+
+SLOPES_HELP = (
+    "How far the safety margin moves for each unit of the dose, mean over prompts, with 95% "
+    "intervals: above 0 pushes towards safety. Contexts that differ widely cannot be steered by "
+    "one dose. Vectors and bridge have different units: compare signs, not sizes."
+)
+WRONG_SIGN_HELP = (
+    "Share of prompts that the intervention pushes the wrong way, with 95% intervals. A useless "
+    "vector pushes half of them the wrong way (dashed line)."
+)
+CURVE_HELP = (
+    "Change of the safety margin at each dose, mean over prompts, with 95% intervals; controls "
+    "are grey. A reliable direction gives a straight line through zero."
+)
+_SCOPES = {"": "all contexts", "trained": "contexts fitted on", "unseen": "other contexts"}
+
+
+def slopes_figure(records: Iterable[Record], *, site: str) -> go.Figure:
+    """Mean slope in every context, one colour a vector (or kind of bridge dose).
+
+    Args:
+        records: Of one run.
+        site: ``residual`` for vectors, ``bridge`` for the bridge.
+    """
+    found = [r for r in chosen(records, metric="steering_slope", site=site) if not _control(r)]
+    if not found:
+        return empty_figure("not measured in these records")
+    figure = go.Figure()
+    for number, name in enumerate(distinct(_intervention(record) for record in found)):
+        points = [
+            Point.of(_scope(record), record, Form(3, signed=True))
+            for record in found
+            if _intervention(record) == name
+        ]
+        figure.add_trace(dots_with_intervals(name, points, look(number)))
+    unit = "class gap" if site == "residual" else "unit of the dose"
+    figure.update_layout(scattermode="group", scattergap=0.5)
+    reference_line(figure, 0.0, "no effect")
+    dress(figure, x="context", y=f"slope (nats a token and {unit})", height=440)
+    figure.update_xaxes(tickangle=-35)
+    return figure
+
+
+def wrong_sign_figure(records: Iterable[Record], *, scope: str = "") -> go.Figure:
+    """Share of prompts pushed the wrong way, for vectors, bridge and their controls.
+
+    Args:
+        records: Of one run.
+        scope: A context, ``trained``, ``unseen``, or empty for all.
+    """
+    found = chosen(records, metric="wrong_sign_share", context_a=scope)
+    if not found:
+        return empty_figure("not measured in these records")
+    names = [_intervention(record) for record in found]
+    figure = go.Figure()
+    for label, control, style in (
+        ("intervention", False, look(1)),
+        ("control", True, Look(GREY, "x")),
+    ):
+        points = [
+            Point.of(_intervention(record), record, Form(3))
+            for record in found
+            if _control(record) == control
+        ]
+        figure.add_trace(bars_with_intervals(label, points, style))
+    dress(
+        figure, x="prompts pushed the wrong way (share)", y="", height=36 * len(names) + 130
+    )  # fmt: skip
+    figure.update_layout(barmode="overlay")
+    figure.update_xaxes(range=[0, 1])
+    figure.update_yaxes(categoryorder="array", categoryarray=names, autorange="reversed")
+    figure.add_vline(x=0.5, line={"color": GREY, "dash": "dash"})
+    return figure
+
+
+def steering_curve(records: Iterable[Record], *, site: str) -> go.Figure:
+    """Change of the margin against the coefficient, with controls.
+
+    Args:
+        records: Of one run.
+        site: ``residual`` for vectors, ``bridge`` for the bridge.
+    """
+    found = chosen(records, metric="steering_margin", site=site)
+    if not found:
+        return empty_figure("not measured in these records")
+    figure = go.Figure()
+    for number, name in enumerate(distinct(_intervention(record) for record in found)):
+        course = sorted((r for r in found if _intervention(r) == name), key=lambda r: r.x)
+        style = look(number)
+        if _control(course[0]):
+            style = Look(GREY, style.marker, "dot")
+        points = [Point.of(record.x, record, Form(3, signed=True)) for record in course]
+        figure.add_traces(line_with_band(name, points, style))
+    axis = "coefficient (class gaps)" if site == "residual" else "dose (1 as trained)"
+    reference_line(figure, 0.0, "no change")
+    return dress(figure, x=axis, y="change of the safety margin (nats a token)", height=420)
+
+
+def comparison_figure(records: Iterable[Record]) -> go.Figure:
+    """Wrong signs of the bridge minus those of each vector, on the same prompts."""
+    found = chosen(records, metric="wrong_sign_difference")
+    points = [
+        Point.of(f"{r.estimator.replace('_', ' ')}, {layer_text(r.layer)}", r, Form(3, signed=True))
+        for r in found
+    ]
+    if not points:
+        return empty_figure("no comparison in these records")
+    return bar_figure(
+        "difference", points, x="share of wrong signs, bridge − vector", y="", style=look(2)
+    )
+
+
+def _control(record: Record) -> bool:
+    return record.estimator.startswith(("random/", "permuted/"))
+
+
+def _intervention(record: Record) -> str:
+    kind, _, base = record.estimator.rpartition("/")
+    name = f"bridge, {base}" if record.site == "bridge" else estimator_text(base)
+    if record.site != "bridge":
+        name += f", {layer_text(record.layer)}, {contrast_text(record.contrast)}"
+    return f"{kind}: {name}" if kind else name
+
+
+def _scope(record: Record) -> str:
+    return _SCOPES.get(record.context_a, context_text(record.context_a))
