@@ -18,8 +18,20 @@ from workbench.export.probe_text import (
 
 HEADLINES: dict[str, tuple[str, ...]] = {
     "instability": ("instability_index", "instability_difference"),
-}
+    "anchoring": (
+        "n_open", "margin_effect", "margin_lost", "harm_rate", "harm_lost", "first_order_slope",
+        "dilution_half_length_attention", "dilution_half_length_kl",
+        "dilution_half_length_margin",
+    ),
+    "reliability": (
+        "steering_slope", "wrong_sign_share", "wrong_sign_difference", "ablation_effect",
+        "gate_closed_share",
+    ),
+}  # fmt: skip
 """Metrics of each probe that its summary holds."""
+
+_POOLED = ("", "trained", "unseen")
+"""Contexts that stand for many."""
 
 _NUMBERS = ("x", "estimate [95% interval]", "ceiling", "control", "p")
 _EVIDENCE = ("n", "seed", "interval by", "note")
@@ -60,8 +72,12 @@ def records_latex(records: Sequence[Record], *, caption: str, label: str) -> str
 
 
 def headline(records: Iterable[Record]) -> list[Record]:
-    """The records that say in short what a run found."""
-    return [record for record in records if record.metric in HEADLINES.get(record.probe, ())]
+    """The records that say in short what a run found; single contexts are left out."""
+    return [
+        record
+        for record in records
+        if record.metric in HEADLINES.get(record.probe, ()) and record.context_a in _POOLED
+    ]
 
 
 def summary_rows(records: Iterable[Record]) -> list[dict[str, object]]:

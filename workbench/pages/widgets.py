@@ -18,11 +18,17 @@ def start_with(key: str, value: object) -> None:
         st.session_state[key] = value
 
 
-def figure_block(figure: go.Figure, *, key: str, title: str, how_to_read: str) -> None:
-    """A figure, one line on how to read it, and the figure as a file."""
+def figure_block(
+    figure: go.Figure | Callable[[], go.Figure], *, key: str, title: str, how_to_read: str
+) -> None:
+    """A figure, one line on how to read it, and the figure as a file.
+
+    A callable is called below the title: what it asks for stands between title and figure.
+    """
     st.markdown(f"**{title}**")
+    drawn = figure() if callable(figure) else figure
     st.plotly_chart(
-        figure,
+        drawn,
         key=key,
         alt=f"{title}. {how_to_read}",
         config={
@@ -33,7 +39,7 @@ def figure_block(figure: go.Figure, *, key: str, title: str, how_to_read: str) -
     st.caption(f"How to read this: {how_to_read}")
     download(
         "Figure (HTML)",
-        lambda: standalone_html(figure),
+        lambda: standalone_html(drawn),
         f"{key}.html",
         mime="text/html",
         help_="Interactive and self-contained. For SVG use the camera in the figure's corner.",

@@ -1,0 +1,247 @@
+"""What the anchoring page shows: one prompt's analysis, or the records of a run.
+
+Kept apart from the page because it needs torch; the page is on the screen before this is imported.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from probes.anchoring.live import PromptAnchoring, Reply, anchor_prompt
+from probes.records import Record
+from workbench.errors import ConfigError
+from workbench.export import probe_anchoring_figures as figures
+from workbench.export.probe_runs import ProbeRun
+from workbench.export.responses import ResponseRecord, TokenRecord
+from workbench.export.token_html import legend_html, tokens_html
+from workbench.guidance import GREEDY, Sampling
+from workbench.pages.anchoring import AnchoringRequest
+from workbench.pages.conversation_text import parse_conversation
+from workbench.pages.loading import Stamp, get_backbone, get_module
+from workbench.pages.probe_output import Panel, record_tables, run_facts, show_panels
+from workbench.pages.prompt_records import prompt_records
+from workbench.pages.remembering import remembered
+
+_RESULT = "anchoring-result"
+_WEIGHTINGS = {"raw": "share of attention", "weighted": "weighted by what a key adds"}
+_EFFECTS = {
+    "margin_effect": "safety margin",
+    "margin_lost": "lost share of it",
+    "harm_rate": "harmful replies",
+    "harm_lost": "lost share of the reduction",
+}
+_DOSES = {"gate": "gate scale", "tokens": "number of tokens", "refresh": "refresh"}
+_DOSE_METRICS = {"dose_margin": "safety margin", "dose_harm_rate": "harmful replies"}
+_DILUTIONS = {
+    "dilution_margin": "safety margin",
+    "dilution_kl": "KL",
+    "dilution_attention": "attention",
+    "dilution_control_loss": "damage of length alone",
+}
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What one press of the button gave, kept in the session it belongs to."""
+
+    request: AnchoringRequest
+    found: PromptAnchoring
+    records: tuple[Record, ...]
+
+
+def answer(request: AnchoringRequest, *, analyse: bool) -> None:
+    """Load what is asked for, analyse the prompt if wanted, and show the last result."""
+    if analyse:
+        st.session_state[_RESULT] = _analysed(request)
+    result = st.session_state.get(_RESULT)
+    if not isinstance(result, _Result):
+        st.info("Press Analyse: both replies are drawn, then the bridge is taken apart.")
+        return
+    if result.request != request:
+        st.info("The settings have changed since: press Analyse for new numbers.")
+    _show_prompt(result)
+
+
+def show_run(run: ProbeRun) -> None:
+    """Show all records of an anchoring run."""
+    run_facts(run)
+    show_panels(_panels(run.records, stem=run.name))
+    record_tables(run.records, stem=run.name)
+
+
+def _analysed(request: AnchoringRequest) -> _Result:
+    if not request.config:
+        raise ConfigError("give the folder of a value module, or choose a shipped configuration")
+    with st.spinner(f"Loading {request.backbone} … (once, some seconds)"):
+        loaded = get_backbone(request.backbone)
+        module = get_module(request.config, loaded)
+
+    def analyse() -> _Result:
+        with st.spinner("Analysing the prompt …"), loaded.lock:
+            found = anchor_prompt(
+                loaded.backbone,
+                module.guidance,
+                parse_conversation(request.prompt),
+                max_new_tokens=request.max_new_tokens,
+                seed=request.seed,
+                sampling=_sampling(request.temperature),
+            )
+        records = prompt_records(
+            found, backbone=loaded.backbone.name, guidance=module.guidance.name
+        )
+        return _Result(request, found, tuple(records))
+
+    key: tuple[object, AnchoringRequest, Stamp] = ("anchoring", request, loaded.stamp)
+    return remembered(key, analyse)
+
+
+def _sampling(temperature: float) -> Sampling:
+    return GREEDY if temperature == 0 else Sampling(temperature=temperature, top_p=0.9)
+
+
+def _show_prompt(result: _Result) -> None:
+    found = result.found
+    st.html(legend_html())
+    for column, title, reply in zip(
+        st.columns(2, gap="large"),
+        ("Unguided", "With bridge"),
+        (found.unguided, found.guided),
+        strict=True,
+    ):
+        with column:
+            st.subheader(title, anchor=False)
+            st.html(tokens_html(_response(reply)))
+    trigger, gate, effect = st.columns(3)
+    trigger.metric(
+        "Trigger score s (logit)", f"{found.trigger_score:+.2f}", border=True,
+        help="Score of the prompt's value state; above 0 the module finds it harmful.",
+    )  # fmt: skip
+    gate.metric(
+        "Gate", "open" if found.open else "closed", border=True,
+        help="Closed: the slots are hidden and the model runs as if unguided.",
+    )  # fmt: skip
+    effect.metric(
+        "Margin for the guided reply (nats a token)", _margin_text(result.records), border=True,
+        help="How much likelier a token of the guided reply becomes with the bridge, against the "
+        "unguided reply. 0: the bridge changes nothing.",
+    )  # fmt: skip
+    if found.note:
+        st.info(f"{found.note[:1].upper()}{found.note[1:]}.")
+    st.caption(
+        "One prompt, so no intervals: effects are measured on its own two replies, the guided one "
+        "in the place of the safe one. For a claim use a run of `workbench probe anchoring`."
+    )
+    show_panels(_panels(result.records, stem="prompt"))
+    record_tables(result.records, stem="prompt")
+
+
+def _response(reply: Reply) -> ResponseRecord:
+    scores: Sequence[float | None] = (
+        [None] * len(reply.tokens) if reply.harm_score is None else reply.harm_score.tolist()
+    )
+    tokens = tuple(
+        TokenRecord(text, score) for text, score in zip(reply.tokens, scores, strict=True)
+    )
+    return ResponseRecord("reply", tokens, reply.text)
+
+
+def _margin_text(records: Sequence[Record]) -> str:
+    full = [r for r in records if r.metric == "margin_effect" and r.estimator == "full"]
+    return f"{full[0].estimate:+.2f}" if full else "not measured"
+
+
+# ---------------------------------------------------------------------------------------- figures
+
+
+def _panels(records: Sequence[Record], *, stem: str) -> list[Panel]:
+    """The figures for which there are records, two a row."""
+    everything = [
+        Panel(
+            f"{stem}-attention-map", "Which heads read the bridge", figures.ATTENTION_MAP_HELP,
+            ("attention_mass",),
+            lambda: figures.attention_map(
+                records, weighting=_choice("Attention as", _WEIGHTINGS, "weighting")
+            ),
+        ),
+        Panel(
+            f"{stem}-attention-course", "Attention along the reply",
+            figures.ATTENTION_COURSE_HELP, ("attention_mass",),
+            lambda: figures.attention_course(
+                records, weighting=st.session_state.get("weighting", "raw")
+            ),
+        ),
+        Panel(
+            f"{stem}-effects", "What the bridge causes: take it away or replace it",
+            figures.EFFECTS_HELP, tuple(_EFFECTS), lambda: _effects(records),
+        ),
+        Panel(
+            f"{stem}-doses", "Dose and response", figures.DOSES_HELP, tuple(_DOSE_METRICS),
+            lambda: _doses(records),
+        ),
+        Panel(
+            f"{stem}-paths", "Through which heads the bridge acts", figures.PATHS_HELP,
+            ("path_share",), lambda: figures.paths_figure(records),
+        ),
+        Panel(
+            f"{stem}-readers", "Through which groups of readers", figures.READERS_HELP,
+            ("path_share",), lambda: figures.readers_figure(records),
+        ),
+        Panel(
+            f"{stem}-trajectory", "Harm score along the reply", figures.TRAJECTORY_HELP,
+            ("trajectory",), lambda: figures.trajectory_figure(records),
+        ),
+        Panel(
+            f"{stem}-prediction", "Predicted and measured change", figures.PREDICTION_HELP,
+            ("first_order_predicted",), lambda: figures.prediction_figure(records),
+        ),
+        Panel(
+            f"{stem}-attribution", "What the slots write towards the safe word",
+            figures.ATTRIBUTION_HELP, ("logit_attribution",),
+            lambda: figures.attribution_map(records),
+        ),
+        Panel(
+            f"{stem}-dilution", "Dilution: the bridge after many more tokens",
+            figures.DILUTION_HELP, tuple(_DILUTIONS), lambda: _dilution(records),
+        ),
+    ]  # fmt: skip
+    measured = {record.metric for record in records if not math.isnan(record.estimate)}
+    return [panel for panel in everything if measured & set(panel.metrics)]
+
+
+def _effects(records: Sequence[Record]) -> go.Figure:
+    return figures.effects_figure(records, _choice("Shown", _there(records, _EFFECTS), "effect"))
+
+
+def _doses(records: Sequence[Record]) -> go.Figure:
+    there = {record.estimator for record in records if record.metric in _DOSE_METRICS}
+    dose = _choice("Dose", {k: v for k, v in _DOSES.items() if k in there}, "dose")
+    of_dose = [record for record in records if record.estimator == dose]
+    metric = _choice("Response", _there(of_dose, _DOSE_METRICS), "dose-metric")
+    return figures.dose_figure(records, dose, metric)
+
+
+def _dilution(records: Sequence[Record]) -> go.Figure:
+    return figures.dilution_figure(
+        records, _choice("Shown", _there(records, _DILUTIONS), "dilution")
+    )
+
+
+def _there(records: Sequence[Record], names: dict[str, str]) -> dict[str, str]:
+    found = {record.metric for record in records if not math.isnan(record.estimate)}
+    return {name: text for name, text in names.items() if name in found}
+
+
+def _choice(label: str, names: dict[str, str], key: str) -> str:
+    """Ask for one of several; a single one needs no asking."""
+    if len(names) == 1:
+        return next(iter(names))
+    if st.session_state.get(key) not in names:
+        st.session_state.pop(key, None)  # it belonged to other records
+    chosen = st.segmented_control(
+        label, list(names), default=next(iter(names)), format_func=names.__getitem__, key=key,
+        bind="query-params", required=True,
+    )  # fmt: skip
+    return str(chosen)

@@ -1,0 +1,84 @@
+"""What the probes' pages share: figures two a row, tables of records, facts about a run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+import streamlit as st
+
+from probes.records import Record
+from workbench.export.probe_runs import ProbeRun
+from workbench.export.probe_tables import headline, readable_table, records_csv, records_latex
+from workbench.pages.widgets import download, figure_block
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One figure of a page, drawn when it is its turn.
+
+    Attributes:
+        key: Its name among the page's elements and files.
+        title: Above it.
+        how_to_read: Below it.
+        metrics: Metrics of records that it can show.
+        draw: Asks for what is still open, and draws.
+    """
+
+    key: str
+    title: str
+    how_to_read: str
+    metrics: tuple[str, ...]
+    draw: Callable[[], go.Figure]
+
+
+def show_panels(panels: Sequence[Panel]) -> None:
+    """Draw figures, two a row."""
+    for first in range(0, len(panels), 2):
+        for column, panel in zip(st.columns(2, gap="large"), panels[first:], strict=False):
+            with column, st.container(border=True):
+                show_panel(panel)
+
+
+def show_panel(panel: Panel) -> None:
+    """Draw one figure."""
+    figure_block(panel.draw, key=panel.key, title=panel.title, how_to_read=panel.how_to_read)
+
+
+def run_facts(run: ProbeRun) -> None:
+    """Say in a line what a run is about, and show its settings where asked."""
+    seeds = sorted({record.seed for record in run.records})
+    backbones = ", ".join(dict.fromkeys(record.backbone for record in run.records))
+    st.caption(
+        f"{len(run.records)} records of {backbones}, seed {', '.join(map(str, seeds))}, made "
+        f"{run.provenance.get('time', 'at an unknown time')}."
+    )
+    with st.expander("Settings and provenance", icon=":material/tune:"):
+        settings, provenance = st.columns(2)
+        settings.json(dict(run.config), expanded=1)
+        provenance.json(dict(run.provenance), expanded=1)
+
+
+def record_tables(records: Sequence[Record], *, stem: str) -> None:
+    """The headline as a table, and every record as a file."""
+    short = headline(records)
+    st.subheader("Numbers", anchor=False)
+    st.dataframe(
+        readable_table(short or records), hide_index=True, width="stretch", key=f"{stem}-records"
+    )
+    with st.container(horizontal=True):
+        download(
+            "Table (CSV)", lambda: readable_table(short or records).to_csv(index=False),
+            f"{stem}-table.csv", mime="text/csv",
+        )  # fmt: skip
+        download(
+            "Table (LaTeX)",
+            lambda: records_latex(
+                short or records, caption=f"Records of {stem}.", label=stem
+            ),
+            f"{stem}.tex", mime="text/x-tex",
+            help_="For the package booktabs; the caption states n, seed and interval.",
+        )  # fmt: skip
+        download(
+            "All records (CSV)", lambda: records_csv(records), f"{stem}-records.csv",
+            mime="text/csv", help_="Every number with n, interval, ceiling, control and seed.",
+        )  # fmt: skip
