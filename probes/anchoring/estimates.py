@@ -6,6 +6,7 @@ use the same seed, so that quantities of the same prompts are resampled alike.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +56,7 @@ class Estimates:
         return record.measured(
             cluster_bootstrap(
                 values,
-                self.groups,
+                self.clusters,
                 rng=self.rng(),
                 n_resamples=self.n_resamples,
                 nan_policy="omit",
@@ -77,7 +78,7 @@ class Estimates:
         interval = paired_cluster_bootstrap(
             before,
             after,
-            self.groups,
+            self.clusters,
             rng=self.rng(),
             n_resamples=self.n_resamples,
             nan_policy="omit",
@@ -86,7 +87,7 @@ class Estimates:
         if interval.n_clusters < _MIN_CLUSTERS:
             return measured
         test = permutation_test(
-            before, after, paired=True, clusters=self.groups, rng=self.rng(), nan_policy="omit"
+            before, after, paired=True, clusters=self.clusters, rng=self.rng(), nan_policy="omit"
         )
         return replace(
             measured, p_value=test.p_value, ci_method=f"{measured.ci_method}; {test.method}"
@@ -108,7 +109,7 @@ class Estimates:
             relative_reduction(
                 effect,
                 left,
-                self.groups,
+                self.clusters,
                 rng=self.rng(),
                 n_resamples=self.n_resamples,
                 nan_policy="omit",
@@ -123,9 +124,14 @@ class Estimates:
     def is_clear(self, effect: Values) -> bool:
         """Whether the interval of the mean lies off zero."""
         interval = cluster_bootstrap(
-            effect, self.groups, rng=self.rng(), n_resamples=self.n_resamples, nan_policy="omit"
+            effect, self.clusters, rng=self.rng(), n_resamples=self.n_resamples, nan_policy="omit"
         )
         return bool(interval.low > 0 or interval.high < 0)
+
+    @property
+    def clusters(self) -> NDArray[Any]:
+        """The cluster of every prompt, as an array."""
+        return np.array(self.groups)
 
     def rng(self) -> np.random.Generator:
         """The generator that every interval starts from."""

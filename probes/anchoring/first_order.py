@@ -115,7 +115,7 @@ def _joint(
     return record.measured(
         cluster_bootstrap(
             np.arange(len(x)),
-            estimates.groups,
+            estimates.clusters,
             rng=estimates.rng(),
             statistic=of_rows,
             n_resamples=estimates.n_resamples,

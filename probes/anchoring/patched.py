@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from probes.anchoring.scene import keys_hidden
 from workbench.backbone.protocol import Backbone, Prompt, ResidualEdit, TokenBatch
 from workbench.guidance.protocol import DecoderPass, GuidanceSession, Reading
 from workbench.guidance.svgt_bridge import SVGTBridge
-from workbench.svgt.slots import slots_hidden
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,9 +79,8 @@ class _PatchedSession:
         hidden = newest[:, None] & call.key_is_slot[None, :]
         with ExitStack() as stack:
             stack.enter_context(self.session.during(call))
-            for layer in self.patch.blind.any(dim=1).nonzero().flatten().tolist():
-                heads = self.patch.blind[layer].to(hidden.device)[:, None, None]
-                stack.enter_context(slots_hidden(self.backbone, [layer], hidden & heads))
+            blind = keys_hidden(self.backbone, self.patch.blind, hidden[None, None])
+            stack.enter_context(blind)
             if call.step == 0 and not self.patch.stream:
                 last = self.backbone.n_layers - 1
                 stack.enter_context(self.backbone.overwrite(last, _prompt_end_predicts(call)))

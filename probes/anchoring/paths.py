@@ -188,8 +188,8 @@ def _above(scene: Scene) -> Bool[Tensor, "layer head"]:
 
 
 def random_prompt_keys(scene: Scene, seed: int) -> PromptKeys:
-    """One prompt token out of each of K stretches of the prompt."""
+    """Other tokens of every prompt, as many as there are slots."""
     rng = np.random.default_rng([seed, *b"prompt keys"])
-    inside = rng.random((len(scene), scene.n_slots))
-    places = (np.arange(scene.n_slots) + inside) / scene.n_slots
-    return PromptKeys(torch.tensor(places, dtype=torch.float32, device=scene.backbone.device))
+    longest = int(scene.backbone.encode(scene.pairs.prompts).lengths.max())
+    ranks = rng.random((len(scene), longest))
+    return PromptKeys(torch.tensor(ranks, dtype=torch.float32, device=scene.backbone.device))

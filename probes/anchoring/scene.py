@@ -176,19 +176,21 @@ class PromptKeys:
     """As many keys of the prompt as there are slots, chosen at random: a control for hiding slots.
 
     Attributes:
-        places: Where in each prompt they stand, as fractions of its length.
+        ranks: A random number for every token of every prompt, counted from the prompt's end; the
+            tokens with the lowest numbers are chosen, the first token (the sink) never is.
     """
 
-    places: Float[Tensor, "batch bridge"]
+    ranks: Float[Tensor, "batch context"]
 
     def of(self, columns: Columns, batch: ReplyBatch) -> Bool[Tensor, "row key"]:
-        """True at the chosen columns; the first prompt token, the sink, is never one."""
-        lengths = batch.prompt.lengths[:, None]
-        place = 1 + (self.places[batch.rows] * (lengths - 1)).long().clamp(max=lengths - 2)
-        chosen = torch.zeros(
-            (len(batch.rows), columns.total), dtype=torch.bool, device=lengths.device
-        )
-        return chosen.scatter(1, columns.n_prompt - lengths + place.clamp(min=0), value=True)
+        """True at the chosen columns; all but the first where a prompt has no more tokens."""
+        from_start = self.ranks[batch.rows, : columns.n_prompt].flip(1)
+        first = columns.n_prompt - batch.prompt.lengths[:, None]
+        place = torch.arange(columns.n_prompt, device=first.device)
+        ranks = from_start.masked_fill(place <= first, torch.inf)
+        order = ranks.argsort(dim=1).argsort(dim=1)
+        chosen = (order < columns.n_slots) & ranks.isfinite()
+        return torch.nn.functional.pad(chosen, (0, columns.total - columns.n_prompt))
 
 
 def _slot_keys(columns: Columns, batch: ReplyBatch) -> Bool[Tensor, "row key"]:
@@ -216,7 +218,17 @@ def blinded(
     """
     predicting = torch.zeros(columns.total, dtype=torch.bool, device=keys.device)
     predicting[columns.slots.stop - 1 :] = True
-    hidden = predicting[:, None] & keys[:, None, None, :]
+    with keys_hidden(backbone, blind, predicting[:, None] & keys[:, None, None, :]):
+        yield
+
+
+@contextmanager
+def keys_hidden(
+    backbone: Backbone,
+    blind: Bool[Tensor, "layer head"],
+    hidden: Bool[Tensor, "#row 1 query key"],
+) -> Iterator[None]:
+    """Within, the marked queries of the blind heads do not see the marked keys."""
     layers = blind.any(dim=1).nonzero().flatten().tolist()
 
     def hide(scores: Tensor, layer: int) -> Tensor:
