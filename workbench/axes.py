@@ -42,6 +42,7 @@ AXES: Mapping[str, str] = MappingProxyType(
         "resample": "bootstrap resamples, halves or permutations of the examples",
         "rank": "dimensions of a subspace or of the row space of some states",
         "dose": "strengths of an intervention",
+        "coefficient": "slopes of a linear model and, last, its intercept",
         "pair": "matched examples, one of each class",
         "group": "clusters of examples, which are drawn and split whole",
         "draw": "the sample itself and its resamples",

@@ -5,6 +5,7 @@ module, each with its equation and source.
 """
 
 from probes.directions.fit import ESTIMATORS, Estimator, fit_directions
+from probes.directions.logistic import choose_c
 from probes.directions.options import DirectionOptions
 
-__all__ = ["ESTIMATORS", "DirectionOptions", "Estimator", "fit_directions"]
+__all__ = ["ESTIMATORS", "DirectionOptions", "Estimator", "choose_c", "fit_directions"]

@@ -18,14 +18,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.directions.options import DirectionOptions
+from probes.directions.options import LayerOptions
 from probes.directions.sample import Sample
 
 SINGULAR = 1e-13
 """A pivot this small next to the largest variance is rounding error."""
 
 
-def mass_mean(sample: Sample, options: DirectionOptions) -> Float[Tensor, "resample rank"]:
+def mass_mean(sample: Sample, options: LayerOptions) -> Float[Tensor, "resample rank"]:
     """Σ⁻¹ Δμ with the shrinkage of the options; NaN where Σ is singular."""
     shrinkage = torch.full((len(sample.weights),), options.shrinkage).double()
     return _solve(
@@ -33,7 +33,7 @@ def mass_mean(sample: Sample, options: DirectionOptions) -> Float[Tensor, "resam
     )
 
 
-def lda(sample: Sample, _: DirectionOptions) -> Float[Tensor, "resample rank"]:
+def lda(sample: Sample, _: LayerOptions) -> Float[Tensor, "resample rank"]:
     """Σ⁻¹ Δμ with the shrinkage of Ledoit and Wolf; NaN where Σ is singular."""
     return _solve(
         sample,

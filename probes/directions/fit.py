@@ -13,14 +13,28 @@ import torch
 from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
+from probes.directions.ccs import ccs
 from probes.directions.discriminant import lda, mass_mean
+from probes.directions.lat import lat
+from probes.directions.logistic import logistic
 from probes.directions.mean_difference import mean_difference
-from probes.directions.options import DirectionOptions
-from probes.directions.sample import NO_PAIR, Sample, centre, into_frame, pair_indices
-from workbench.errors import DataError, NonFiniteError
+from probes.directions.options import DirectionOptions, LayerOptions
+from probes.directions.sample import (
+    NO_PAIR,
+    NO_PAIRS,
+    Sample,
+    centre,
+    check_finite,
+    into_frame,
+    pair_indices,
+)
+from workbench.errors import DataError
 
-BLOCK_BYTES = 1 << 28
-"""Memory that the resamples fitted together may take."""
+VECTORS, MATRICES = 1 << 28, 1 << 24
+"""Bytes that resamples fitted together may take, where each holds vectors, or matrices, of its own.
+
+Many share a product well; matrices are best kept in the processor's cache.
+"""
 
 NO_DIFFERENCE = 1e-12
 """A difference of means this small next to the spread of the layer is rounding error."""
@@ -39,13 +53,15 @@ class Estimator:
         needs_pairs: Whether it reads matched pairs; examples without one do not enter then.
         in_frame: Whether it gains from the frame; a direction that costs as much to turn back as
             to fit does not.
+        matrices: Whether every resample has a matrix of its own.
     """
 
     name: str
     label: str
-    fit: Callable[[Sample, DirectionOptions], Tensor]
+    fit: Callable[[Sample, LayerOptions], Tensor]
     needs_pairs: bool = False
     in_frame: bool = True
+    matrices: bool = False
 
 
 ESTIMATORS: Mapping[str, Estimator] = MappingProxyType(
@@ -53,8 +69,11 @@ ESTIMATORS: Mapping[str, Estimator] = MappingProxyType(
         estimator.name: estimator
         for estimator in (
             Estimator("mean_difference", "Difference of means", mean_difference, in_frame=False),
-            Estimator("mass_mean", "Mass-mean", mass_mean),
-            Estimator("lda", "LDA (Ledoit-Wolf)", lda),
+            Estimator("mass_mean", "Mass-mean", mass_mean, matrices=True),
+            Estimator("lda", "LDA (Ledoit-Wolf)", lda, matrices=True),
+            Estimator("logistic", "Logistic regression", logistic),
+            Estimator("lat", "LAT", lat, needs_pairs=True, in_frame=False),
+            Estimator("ccs", "CCS", ccs, needs_pairs=True),
         )
     }
 )
@@ -102,22 +121,15 @@ def fit_directions(
     _check(states, positive, weights, pair)
     if estimator.needs_pairs and pair is None:
         raise DataError(f"'{name}' is fitted on matched pairs: give 'pair', or another estimator")
-    pairs = pair_indices(torch.full_like(positive, NO_PAIR, dtype=torch.long), positive)
-    if pair is not None:
-        pairs = pair_indices(pair, positive)
+    pairs = NO_PAIRS if pair is None else pair_indices(pair, positive)
     directions = states.new_full((len(states), len(weights), states.shape[-1]), torch.nan)
     measurable = _measurable(estimator, positive, weights, pairs)
     if not bool(measurable.any()):
         return directions
     counts = weights[measurable].double()
-    for layer, layer_states in enumerate(states):
+    for layer, layer_options in enumerate(options.by_layer(len(states))):
         directions[layer, measurable] = _fit_layer(
-            estimator,
-            layer_states,
-            positive,
-            counts,
-            pairs,
-            options.for_layer(layer, len(states)),
+            estimator, states[layer], positive, counts, pairs, layer_options
         )
     return directions
 
@@ -128,29 +140,33 @@ def _fit_layer(
     positive: Bool[Tensor, " n"],
     weights: Float[Tensor, "resample n"],
     pairs: Int[Tensor, "pair 2"],
-    options: DirectionOptions,
+    options: LayerOptions,
 ) -> Float[Tensor, "resample width"]:
     """Unit directions of all resamples of one layer, block by block."""
     centred = centre(states)
+    extent = centred.norm(dim=-1).amax()
+    if extent == 0:
+        return states.new_full((len(weights), states.shape[1]), torch.nan)
     coordinates, basis = into_frame(centred) if estimator.in_frame else (centred, None)
     sample = Sample(coordinates, positive, weights, pairs, width=states.shape[1])
-    spread = centred.square().sum(dim=-1).amax().sqrt()
-    block = max(1, BLOCK_BYTES // _bytes_a_resample(sample))
+    block = _block(estimator, sample)
     found = []
     for start in range(0, len(weights), block):
         rows = sample.rows(start, start + block)
         fitted = estimator.fit(rows, options)
         unit = fitted / fitted.norm(dim=-1, keepdim=True)
-        differ = rows.mean_differences().norm(dim=-1, keepdim=True) > NO_DIFFERENCE * spread
+        differ = rows.mean_differences().norm(dim=-1, keepdim=True) > NO_DIFFERENCE * extent
         unit = torch.where(differ, unit, torch.nan)
         found.append((unit if basis is None else unit @ basis).to(states.dtype))
     return torch.cat(found)
 
 
-def _bytes_a_resample(sample: Sample) -> int:
-    """Double precision: the weighted states, three matrices of their width, the direction."""
+def _block(estimator: Estimator, sample: Sample) -> int:
+    """How many resamples to fit together."""
     n, rank = sample.states.shape
-    return 8 * (n * rank + 3 * rank * rank + sample.width)
+    if estimator.matrices:  # weighted states, covariances and a factor, in double precision
+        return max(1, MATRICES // (8 * (n * rank + 3 * rank * rank)))
+    return max(1, VECTORS // (8 * 64 * (n + rank)))  # some tens of vectors a resample
 
 
 def _measurable(
@@ -185,12 +201,17 @@ def _check(
     for name, size in given.items():
         if size != n:
             raise DataError(f"'{name}' has {size} entries for {n} examples")
+    if pair is not None:
+        _check_pairs(pair, positive)
     if not bool(((weights >= 0) & weights.isfinite()).all()):
         raise DataError("weights say how much an example counts: finite numbers from 0")
-    bad = (~states.isfinite().all(dim=-1)).nonzero()
-    if len(bad):
-        layer, example = bad[0].tolist()
-        raise NonFiniteError(
-            f"the state of example {example} in layer {layer} (of those given) is NaN or infinite; "
-            f"{len(bad)} states are: leave these examples out or collect them again"
-        )
+    check_finite(states)
+
+
+def _check_pairs(pair: Int[Tensor, " n"], positive: Bool[Tensor, " n"]) -> None:
+    paired = (pair != NO_PAIR).nonzero().flatten()
+    other = pair[paired]
+    if bool(((other < 0) | (other >= len(pair))).any()) or bool((pair[other] != paired).any()):
+        raise DataError("'pair' is not mutual: where i points to j, j must point to i; -1 for none")
+    if bool((positive[other] == positive[paired]).any()):
+        raise DataError("a pair holds two examples of one class; pairs are harmful and harmless")

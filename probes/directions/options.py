@@ -7,6 +7,14 @@ from workbench.errors import ConfigError
 
 
 @dataclass(frozen=True)
+class LayerOptions:
+    """The settings for one layer; see :class:`DirectionOptions`."""
+
+    shrinkage: float
+    c: float | None
+
+
+@dataclass(frozen=True)
 class DirectionOptions:
     """Settings of the estimators; every estimator reads its own.
 
@@ -30,14 +38,13 @@ class DirectionOptions:
         if not all(each is None or (math.isfinite(each) and each > 0) for each in given):
             raise ConfigError(f"c = {self.c}: choose finite numbers above 0")
 
-    def for_layer(self, layer: int, n_layers: int) -> "DirectionOptions":
-        """The options with the ``c`` of one layer.
+    def by_layer(self, n_layers: int) -> list[LayerOptions]:
+        """The options of every layer.
 
         Raises:
-            ConfigError: ``c`` names another number of layers.
+            ConfigError: ``c`` has another number of entries than there are layers.
         """
-        if not isinstance(self.c, tuple):
-            return self
-        if len(self.c) != n_layers:
-            raise ConfigError(f"c has {len(self.c)} entries for {n_layers} layers")
-        return DirectionOptions(shrinkage=self.shrinkage, c=self.c[layer])
+        given = self.c if isinstance(self.c, tuple) else (self.c,) * n_layers
+        if len(given) != n_layers:
+            raise ConfigError(f"c has {len(given)} entries for {n_layers} layers: give one each")
+        return [LayerOptions(self.shrinkage, c) for c in given]

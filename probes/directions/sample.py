@@ -12,7 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from workbench.errors import NonFiniteError
+
 NO_PAIR = -1
+NO_PAIRS = torch.empty((0, 2), dtype=torch.long)
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +66,14 @@ class Sample:
         return Sample(self.states, self.positive, weights, self.pairs, self.width)
 
 
+def spread(
+    states: Float[Tensor, "n rank"], weights: Float[Tensor, "resample n"]
+) -> Float[Tensor, " resample"]:
+    """Mean squared distance of the states that a resample holds to their mean."""
+    share = weights / weights.sum(dim=-1, keepdim=True)
+    return share @ states.square().sum(dim=-1) - (share @ states).square().sum(dim=-1)
+
+
 def centre(states: Float[Tensor, "n width"]) -> Float[Tensor, "n width"]:
     """States minus their mean, in double precision.
 
@@ -91,3 +102,18 @@ def pair_indices(pair: Int[Tensor, " n"], positive: Bool[Tensor, " n"]) -> Int[T
     """Every pair once, as (harmful, harmless), from each example's counterpart."""
     harmful = ((pair != NO_PAIR) & positive).nonzero().flatten()
     return torch.stack([harmful, pair[harmful]], dim=1)
+
+
+def check_finite(states: Float[Tensor, "layer n width"]) -> None:
+    """Refuse states that were not measured.
+
+    Raises:
+        NonFiniteError: A state is NaN or infinite; layer and example are named.
+    """
+    bad = (~states.isfinite().all(dim=-1)).nonzero()
+    if len(bad):
+        layer, example = bad[0].tolist()
+        raise NonFiniteError(
+            f"the state of example {example} in layer {layer} (of those given) is NaN or infinite; "
+            f"{len(bad)} states are: leave these examples out or collect them again"
+        )

@@ -6,7 +6,6 @@ import torch
 from numpy.typing import NDArray
 from sklearn.covariance import LedoitWolf
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from torch import Tensor
 
 Floats = NDArray[np.float64]
 
