@@ -1,0 +1,1 @@
+"""How unstable are value directions? Reliability, stability, transfer, drift, and controls."""
