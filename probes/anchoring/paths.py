@@ -27,7 +27,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from probes.anchoring.edits import knocked_out
-from probes.anchoring.estimates import Estimates, Values, as_values
+from probes.anchoring.estimates import NO_EFFECT, Estimates, Values, as_values
 from probes.anchoring.generations import Speaker, rate_of
 from probes.anchoring.patched import PatchedBridge
 from probes.anchoring.scene import PromptKeys, Scene
@@ -134,15 +134,18 @@ def path_records(scene: Scene, estimates: Estimates, *, seed: int) -> list[Recor
             site=readers.site,
             layer=readers.layer,
             head=readers.head,
+            null=0.0,
         )
         necessity, sufficiency = (
-            replace(base, estimator=name, null=0.0) for name in ("necessity", "sufficiency")
+            replace(base, estimator=name) for name in ("necessity", "sufficiency")
         )
-        if clear and readers.layer is not None:
+        if not clear:
+            records += [replace(one, note=NO_EFFECT) for one in (necessity, sufficiency)]
+            continue
+        if readers.layer is not None:
             hidden = margins.without_prompt_tokens(readers, control)
-            necessity = replace(
-                necessity, null=float((whole - hidden).mean() / (whole - none).mean())
-            )
+            lost = (whole - hidden).mean() / (whole - none).mean()
+            necessity = replace(necessity, null=float(lost))
         records += [
             estimates.lost(necessity, whole, margins.without(readers), none),
             estimates.kept(sufficiency, whole, margins.only(readers), none),
