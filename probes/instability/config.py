@@ -55,7 +55,7 @@ class InstabilityConfig:
 
     estimators: tuple[str, ...] = ("mean_difference", "lda")
     contexts: tuple[str, ...] | None = None
-    cheap: Effort = field(default_factory=lambda: Effort(200, 8))
+    cheap: Effort = field(default_factory=lambda: Effort(200, 4))
     costly: Effort = field(default_factory=lambda: Effort(20, 3))
     transfer: Effort = field(default_factory=lambda: Effort(30, 2))
     controls: Effort = field(default_factory=lambda: Effort(10, 1))

@@ -11,7 +11,6 @@ grows from layer to layer (the norm) drops out.
 
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 

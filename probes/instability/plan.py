@@ -46,7 +46,6 @@ from torch import Tensor
 
 from probes.contrasts import ContrastSet
 from workbench.errors import DataError
-from workbench.statistics import Interval
 
 LEVEL = 0.95
 TILT = 0.5
@@ -99,7 +98,7 @@ class ResamplePlan:
         members = [np.array([number[group] for group in stratum]) for stratum in strata]
         signs = _balanced_signs(members, n_resamples, len(groups), rng)
         first = _balanced_signs(members, n_halves, len(groups), rng) > 0
-        return cls(groups, torch.from_numpy(signs), torch.from_numpy(first))
+        return cls(groups, torch.from_numpy(signs).float(), torch.from_numpy(first))
 
     @property
     def n_resamples(self) -> int:
@@ -120,16 +119,28 @@ class ResamplePlan:
         number = {group: i for i, group in enumerate(self.groups)}
         return torch.tensor([number[group] for group in groups], dtype=torch.long)
 
-    def weights(self, groups: Sequence[str]) -> Float[Tensor, "draw n"]:
-        """Weight of every example in the sample (row 0), the resamples, and their mirror images."""
-        signs = self.signs[:, self.numbers(groups)]
-        sample = torch.ones(1, signs.shape[1], dtype=signs.dtype)
-        return torch.cat([sample, 1 + TILT * signs, 1 - TILT * signs])
+    def weights(self, numbers: Int[Tensor, " n"]) -> Float[Tensor, "draw n"]:
+        """Weight of every example in the sample (row 0), the resamples, and their mirror images.
 
-    def halves(self, groups: Sequence[str]) -> Bool[Tensor, "split half n"]:
-        """Which examples each half of each split holds."""
-        first = self.first[:, self.numbers(groups)]
+        Args:
+            numbers: Number of every example's group.
+        """
+        signs = self.signs[:, numbers]
+        return torch.cat([torch.ones_like(signs[:1]), 1 + TILT * signs, 1 - TILT * signs])
+
+    def halves(self, numbers: Int[Tensor, " n"]) -> Bool[Tensor, "split half n"]:
+        """Which examples each half of each split holds.
+
+        Args:
+            numbers: Number of every example's group.
+        """
+        first = self.first[:, numbers]
         return torch.stack([first, ~first], dim=1)
+
+    def draws(self, n_resamples: int) -> Int[Tensor, " row"]:
+        """Rows of the weights that a plan shortened to so many resamples has."""
+        kept = torch.arange(1, n_resamples + 1)
+        return torch.cat([torch.zeros(1, dtype=torch.long), kept, kept + self.n_resamples])
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,13 +209,6 @@ class Spread:
 
     def _quantile(self) -> float:
         return float(stats.t.ppf((1 + LEVEL) / 2, self._n_resamples))
-
-
-def interval(
-    estimate: float, bounds: tuple[float, float], *, n: int, n_groups: int, method: str = METHOD
-) -> Interval:
-    """An interval as records take it."""
-    return Interval(estimate, bounds[0], bounds[1], n, n_groups, LEVEL, method)
 
 
 def _nan_mean(values: Floats) -> Floats:

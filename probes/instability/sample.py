@@ -1,6 +1,6 @@
 """The states of one site, context by context, and the directions of all their resamples."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -56,6 +56,10 @@ class FrameSample:
         """Dimensions of a state."""
         return self.states.shape[-1]
 
+    def under(self, plan: ResamplePlan) -> "FrameSample":
+        """The same context with the resamples and splits of another plan over the same groups."""
+        return replace(self, weights=plan.weights(self.group), halves=plan.halves(self.group))
+
     def reason_at(self, layer: int) -> str:
         """Why no direction can be fitted in one layer (its place in ``states``); or empty."""
         states = self.states[layer]
@@ -78,15 +82,16 @@ def frame_samples(
 def _frame_sample(
     here: ContrastSet, name: str, plan: ResamplePlan, min_per_class: int
 ) -> FrameSample:
+    group = plan.numbers(here.group)
     return FrameSample(
         name=name,
         states=here.states.float(),
         layers=here.layers,
         positive=here.positive,
         pair=here.pair,
-        group=plan.numbers(here.group),
-        weights=plan.weights(here.group).float(),
-        halves=plan.halves(here.group),
+        group=group,
+        weights=plan.weights(group),
+        halves=plan.halves(group),
         reason=_too_few(here.positive, min_per_class),
     )
 
@@ -204,10 +209,9 @@ def doubled(
     copy of its counterpart.
     """
     n = len(sample.positive)
-    return FrameSample(
-        name=sample.name,
+    return replace(
+        sample,
         states=sample.states.repeat(1, 2, 1),
-        layers=sample.layers,
         positive=torch.arange(2 * n) < n,
         pair=torch.cat(
             [torch.where(sample.pair == NO_PAIR, NO_PAIR, sample.pair + n), sample.pair]
@@ -215,7 +219,6 @@ def doubled(
         group=sample.group.repeat(2),
         weights=torch.cat([harmful, harmless], dim=1).to(sample.weights.dtype),
         halves=sample.halves.repeat(1, 1, 2),
-        reason=sample.reason,
     )
 
 
