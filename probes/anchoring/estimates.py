@@ -104,7 +104,8 @@ class Estimates:
         both = np.isfinite(effect) & np.isfinite(left)
         effect = np.where(both, effect, np.nan)
         if not self.is_clear(effect):
-            return replace(record, note=record.note or NO_EFFECT, n=self._count(both))
+            reason = "; ".join(filter(None, (NO_EFFECT, record.note)))
+            return replace(record, note=reason, n=self._count(both))
         return record.measured(
             relative_reduction(
                 effect,

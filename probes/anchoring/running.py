@@ -103,6 +103,7 @@ class AnchoringConfig:
             raise ConfigError(
                 "n_steps, max_new_tokens, batch_size and n_resamples must be at least 1"
             )
+        Sampling(temperature=self.temperature, top_p=self.top_p)  # refuses what is out of range
 
     @property
     def sampling(self) -> Sampling:
