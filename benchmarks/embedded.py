@@ -24,6 +24,7 @@ from workbench.evaluation.running import Evaluation, run_evaluation
 from workbench.evaluation.summaries import SummaryRow, summarise
 from workbench.evaluation.testbed_benchmark import embedded_benchmark
 from workbench.evaluation.value_training import train_in_testbed
+from workbench.export.markdown import fill_section
 from workbench.guidance.registry import GuidanceSpec, identify_guidance, load_guidance
 from workbench.runs import LOCK_FILE, RunFolder
 from workbench.svgt.checkpoint import RECORD_FILE, WEIGHTS_FILE
@@ -165,14 +166,6 @@ def report(
     (out / "results.md").write_text(_HEAD + "\n".join(sections), encoding="utf-8")
     readme = out.parent / "README.md"
     fill_section(readme, "results", _short_table(tables))
-
-
-def fill_section(path: Path, name: str, text: str) -> None:
-    """Put a text between the markers ``<!-- name:begin -->`` and ``<!-- name:end -->``."""
-    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    before, _, rest = path.read_text(encoding="utf-8").partition(begin)
-    _, _, after = rest.partition(end)
-    path.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 def _short_table(tables: dict[str, pd.DataFrame]) -> str:

@@ -55,13 +55,3 @@ def test_seeds_are_pooled_beside_as_many_copies_of_no_guidance(embedded: ModuleT
     assert summary.loc[("workbench", "harm_reduction"), "estimate"] == pytest.approx(0.75)
     assert summary.loc[("paper", "harm_rate"), "n"] == 8
     assert summary.loc[("paper", "harm_reduction"), "estimate"] == pytest.approx(0.0)
-
-
-def test_a_section_is_replaced_and_the_rest_kept(embedded: ModuleType, tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
-    page.write_text("head\n<!-- x:begin -->\nold\n<!-- x:end -->\ntail\n", encoding="utf-8")
-    embedded.fill_section(page, "x", "new")
-    embedded.fill_section(page, "x", "newer")
-    assert page.read_text(encoding="utf-8") == (
-        "head\n<!-- x:begin -->\nnewer\n<!-- x:end -->\ntail\n"
-    )
