@@ -428,7 +428,7 @@ class _Route:
 
     def _measured(self, record: Record, values: ArrayLike, groups: Sequence[str]) -> Record:
         interval = cluster_bootstrap(
-            values, groups, rng=self.scene.rng, n_resamples=self.scene.config.n_resamples
+            values, list(groups), rng=self.scene.rng, n_resamples=self.scene.config.n_resamples
         )
         return record.measured(interval)
 

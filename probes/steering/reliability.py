@@ -236,9 +236,9 @@ class _Study:
         chosen = flags if index is None else flags[index]
         return clustered_share(chosen, groups, rng=self.rng, n_resamples=self.config.n_resamples)
 
-    def _groups(self, index: Sequence[int] | None) -> tuple[str, ...]:
-        groups = self.pairs.groups
-        return groups if index is None else tuple(groups[i] for i in index)
+    def _groups(self, index: Sequence[int] | None = None) -> list[str]:
+        groups = list(self.pairs.groups)
+        return groups if index is None else [groups[i] for i in index]
 
     def steered(self, layer: int, vectors: Float[Tensor, "n d_model"]) -> "_Doses":
         """Margins of every prompt at every coefficient."""
@@ -493,7 +493,7 @@ def _compared(study: _Study, template: Record, bridge: Floats, vector: _Measured
     )
     if np.isnan(vector.slopes).any():
         return replace(record, note=f"{NOT_MEASURED}: there is no such vector")
-    groups = study.pairs.groups
+    groups = list(study.pairs.groups)
     by_vector, by_bridge = vector.slopes < 0, bridge < 0
     difference = paired_cluster_bootstrap(
         by_vector, by_bridge, groups, rng=study.rng, n_resamples=study.config.n_resamples
