@@ -6,6 +6,9 @@ from probes.contrasts import MIN_PER_CLASS
 from probes.directions import ESTIMATORS
 from workbench.errors import ConfigError
 
+CHEAP = "mean_difference"
+"""The estimator that costs one matrix product for all resamples."""
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -45,7 +48,8 @@ class InstabilityConfig:
         floor: Split-half cosine that a direction must exceed with 95% confidence before its
             cosines are corrected.
         min_per_class: Fewest examples of a class for a direction.
-        permutations: Label permutations.
+        permutations: Label permutations for the difference of means.
+        costly_permutations: For the other estimators; the smallest p-value is 1 / (1 + this).
         random_directions: Directions drawn at random.
         control_tasks: Random labellings of the requests.
 
@@ -56,16 +60,17 @@ class InstabilityConfig:
     estimators: tuple[str, ...] = ("mean_difference", "lda")
     contexts: tuple[str, ...] | None = None
     cheap: Effort = field(default_factory=lambda: Effort(200, 4))
-    costly: Effort = field(default_factory=lambda: Effort(20, 3))
+    costly: Effort = field(default_factory=lambda: Effort(20, 2))
     transfer: Effort = field(default_factory=lambda: Effort(30, 2))
     controls: Effort = field(default_factory=lambda: Effort(10, 1))
     angles: Effort = field(default_factory=lambda: Effort(10, 1))
     subspace: int = 3
     floor: float = 0.1
     min_per_class: int = MIN_PER_CLASS
-    permutations: int = 99
+    permutations: int = 199
+    costly_permutations: int = 39
     random_directions: int = 200
-    control_tasks: int = 4
+    control_tasks: int = 3
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.estimators if name not in ESTIMATORS]
@@ -82,13 +87,18 @@ class InstabilityConfig:
 
     def effort(self, estimator: str) -> Effort:
         """Resamples and splits of one estimator."""
-        return self.cheap if estimator == "mean_difference" else self.costly
+        return self.cheap if estimator == CHEAP else self.costly
+
+    def n_permutations(self, estimator: str) -> int:
+        """Label permutations of one estimator."""
+        return self.permutations if estimator == CHEAP else self.costly_permutations
 
 
 _LEAST = {
     "subspace": 1,
     "min_per_class": 4,
     "permutations": 19,
+    "costly_permutations": 19,
     "random_directions": 20,
     "control_tasks": 1,
 }

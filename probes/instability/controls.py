@@ -124,6 +124,10 @@ class Permutations:
             group_class=tuple(next(iter(c)) if len(c) == 1 else None for c in found),
         )
 
+    def first(self, n: int) -> "Permutations":
+        """The first n of them."""
+        return Permutations(self.within[:n], self.between[:n], self.group_class)
+
     def labels(self, sample: FrameSample) -> Bool[Tensor, "task n"]:
         """Labels of one context: the true ones first, then one row a permutation."""
         truth = sample.positive.numpy()

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.instability.config import Effort
 from probes.instability.controls import PermutationNull, permutation_null, selectivity
 from probes.instability.controls import upper_p_value as p_value_of
 from probes.instability.drift import Drift
@@ -235,8 +234,9 @@ def _share_records(view: DirectionView) -> Iterator[Record]:
 
 def _permuted(view: DirectionView) -> PermutationNull:
     study = view.site.study
-    samples = view.site.under(Effort(study.config.controls.resamples, study.config.controls.splits))
-    return permutation_null(view.estimator, samples, view.layer, study.permutations, view.options)
+    permutations = study.permutations.first(study.config.n_permutations(view.estimator))
+    samples = view.site.under(study.config.controls)
+    return permutation_null(view.estimator, samples, view.layer, permutations, view.options)
 
 
 def _permutation_records(view: DirectionView, null: PermutationNull) -> Iterator[Record]:

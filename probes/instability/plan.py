@@ -170,14 +170,14 @@ class Spread:
         variance = np.clip(first - second, first / 2, first)
         kept = np.divide(variance, first, out=np.ones_like(first), where=first > 0)
         error = np.where(missing, np.nan, np.sqrt(variance))
-        return cls(sample, linear * np.sqrt(kept), error)
+        return cls(np.asarray(sample), linear * np.sqrt(kept), np.asarray(error))
 
     def bounds(self, lowest: float = -np.inf, highest: float = np.inf) -> tuple[Floats, Floats]:
         """Ends of the interval, cut at what the quantity cannot exceed."""
         reach = self._quantile() * self.error
         return (
-            np.clip(self.estimate - reach, lowest, highest),
-            np.clip(self.estimate + reach, lowest, highest),
+            np.asarray(np.clip(self.estimate - reach, lowest, highest)),
+            np.asarray(np.clip(self.estimate + reach, lowest, highest)),
         )
 
     def share_bounds(self) -> tuple[Floats, Floats]:
@@ -190,18 +190,18 @@ class Spread:
         share = np.where(inside, self.estimate, np.nan)
         centre, reach = np.log(share / (1 - share)), self._quantile() * self.error
         reach = reach / (share * (1 - share))
-        return 1 / (1 + np.exp(reach - centre)), 1 / (1 + np.exp(-reach - centre))
+        ends = (1 / (1 + np.exp(reach - centre)), 1 / (1 + np.exp(-reach - centre)))
+        return np.asarray(ends[0]), np.asarray(ends[1])
 
     def lower_bound(self) -> Floats:
         """What the quantity exceeds with 95% confidence."""
-        bound: Floats = self.estimate - stats.t.ppf(LEVEL, self._n_resamples) * self.error
-        return bound
+        return np.asarray(self.estimate - stats.t.ppf(LEVEL, self._n_resamples) * self.error)
 
     def sign_flip_p_value(self) -> Floats:
         """Two-sided, of no difference; see the head of this module."""
         extreme = np.abs(self.linear) >= np.abs(self.estimate) * (1 - 1e-12)
         p_value = (1 + extreme.sum(axis=0)) / (1 + self._n_resamples)
-        return np.where(np.isnan(self.error) | np.isnan(self.estimate), np.nan, p_value)
+        return np.asarray(np.where(np.isnan(self.error + self.estimate), np.nan, p_value))
 
     @property
     def _n_resamples(self) -> int:
@@ -216,8 +216,9 @@ def _nan_mean(values: Floats) -> Floats:
     measured = ~np.isnan(values)
     total = np.where(measured, values, 0.0).sum(axis=0)
     count = measured.sum(axis=0)
-    mean: Floats = np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
-    return mean
+    return np.asarray(
+        np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+    )
 
 
 def _strata(sets: Sequence[ContrastSet]) -> list[list[str]]:

@@ -276,7 +276,9 @@ def _study(
     return Study(
         config=config,
         plan=plan,
-        permutations=Permutations.draw(sets, plan, n_permutations=config.permutations, rng=rng),
+        permutations=Permutations.draw(
+            sets, plan, n_permutations=max(config.permutations, config.costly_permutations), rng=rng
+        ),
         control=control_labels(plan, n_tasks=config.control_tasks, rng=rng),
         backbone=backbone,
         seed=seed,

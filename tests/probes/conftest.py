@@ -2,21 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pytest
 import torch
 
-from probes.contrasts import ContrastSet
+if TYPE_CHECKING:
+    from probes.contrasts import ContrastSet
 
 
 @dataclass(frozen=True)
 class Plant:
     """States in which harm moves every context along a direction of its own.
 
-    ``state = ±signal/2 · v_context + √shared · noise(prompt) + √(1 - shared) · noise(prompt, context)``
+    ``state = ±signal/2 · v_context + √shared · noise(prompt) + √(1 - shared) · noise(example)``
 
     with noise of variance 1 in every dimension. All directions lie in one plane, at `angles`.
-    Prompts come in matched pairs, harmful and harmless, each its own group unless `paired_groups`.
+    Prompts come in matched pairs, harmful and harmless, which are one group, or each its own.
     """
 
     n_pairs: int = 50
@@ -25,7 +28,7 @@ class Plant:
     angles: Sequence[float] = (0.0, 0.0, 0.0)
     shared: float = 0.6
     n_layers: int = 1
-    paired_groups: bool = False
+    paired_groups: bool = True
 
     @property
     def contexts(self) -> tuple[str, ...]:
@@ -49,7 +52,7 @@ class Plant:
         """(context, example, width); harmful and harmless examples of a pair stand together."""
         return self._states(rng, self.directions(rng))
 
-    def draw(self, rng: np.random.Generator, site: str = "prompt_last") -> ContrastSet:
+    def draw(self, rng: np.random.Generator, site: str = "prompt_last") -> "ContrastSet":
         """A contrast set; every layer has its own noise and plane."""
         layers = [self.states(rng) for _ in range(self.n_layers)]
         numbers = tuple(range(self.n_layers)) if site == "prompt_last" else (None,)
@@ -67,11 +70,13 @@ class Plant:
 def as_set(
     states: np.ndarray,
     contexts: Sequence[str],
-    paired_groups: bool = False,
+    paired_groups: bool = True,
     site: str = "prompt_last",
     layers: tuple[int | None, ...] = (0,),
-) -> ContrastSet:
+) -> "ContrastSet":
     """States (layer, context, example, width) with every other example harmful as a set."""
+    from probes.contrasts import ContrastSet
+
     n_layers, n_contexts, n, width = states.shape
     rows = torch.arange(n_contexts * n)
     group = [f"g{i // 2 if paired_groups else i:04d}" for i in range(n)]
@@ -86,3 +91,9 @@ def as_set(
         contrast="prompt",
         lengths=torch.full((n_contexts * n,), 10),
     )
+
+
+@pytest.fixture(scope="session")
+def planted() -> type[Plant]:
+    """States with a known truth."""
+    return Plant
