@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from probes.records import Record
+from probes.records import NOT_MEASURED, Record
 from workbench.statistics import (
     cluster_bootstrap,
     paired_cluster_bootstrap,
@@ -104,7 +104,8 @@ class Estimates:
         both = np.isfinite(effect) & np.isfinite(left)
         effect = np.where(both, effect, np.nan)
         if not self.is_clear(effect):
-            reason = "; ".join(filter(None, (NO_EFFECT, record.note)))
+            unclear = NO_EFFECT if both.any() else ""
+            reason = "; ".join(filter(None, (unclear, record.note))) or NOT_MEASURED
             return replace(record, note=reason, n=self._count(both))
         return record.measured(
             relative_reduction(
