@@ -11,24 +11,19 @@ directions are the same.
 """
 
 import math
-from typing import TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Tensor
 
-from probes.instability.plan import Floats, Spread
-
-Number = TypeVar("Number", Floats, Tensor)
+from probes.instability.plan import Spread
 
 
-def spearman_brown(half: Number) -> Number:
+def spearman_brown(half: Float[Tensor, "*frame"]) -> Float[Tensor, "*frame"]:
     """Reliability of the whole from that of its halves; NaN at -1 and below, as it has no limit."""
-    whole = 2 * half / (1 + half)
-    if isinstance(half, Tensor):
-        return torch.where(half > -1, whole, torch.nan)
-    return np.where(half > -1, whole, np.nan)
+    return torch.where(half > -1, 2 * half / (1 + half), torch.nan)
 
 
 def crossed_cosines(
@@ -71,10 +66,10 @@ def corrected_cosines(
     return crossed / both.sqrt()
 
 
-def is_reliable(half: Spread, floor: float) -> np.ndarray:
+def is_reliable(half: Spread, floor: float) -> NDArray[np.bool_]:
     """Whether a split-half cosine surely (with 95% confidence) exceeds a floor.
 
     A ratio with a denominator that may be zero has no mean and no honest interval. A point
     estimate above the floor is not enough: where it came out high by chance it would be used.
     """
-    return half.lower_bound() > floor
+    return np.asarray(half.lower_bound() > floor)

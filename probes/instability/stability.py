@@ -15,7 +15,6 @@ serves all contexts, 1 where directions have nothing to do with each other.
 from dataclasses import dataclass
 from itertools import combinations
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -94,7 +93,7 @@ class Instability:
         """
         first, second = pair_places(len(contexts))
         half = Spread.of(cosines.half_reliability)
-        reliable = torch.from_numpy(np.asarray(is_reliable(half, floor)))
+        reliable = torch.from_numpy(is_reliable(half, floor))
         return cls(
             contexts,
             cosines.corrected()[:, first, second],

@@ -48,23 +48,21 @@ class Plant:
         turns = np.stack([np.cos(self.angles), np.sin(self.angles)], axis=1)
         return turns @ plane.T
 
-    def states(self, rng: np.random.Generator) -> np.ndarray:
+    def states(self, rng: np.random.Generator, directions: np.ndarray | None = None) -> np.ndarray:
         """(context, example, width); harmful and harmless examples of a pair stand together."""
-        return self._states(rng, self.directions(rng))
-
-    def draw(self, rng: np.random.Generator, site: str = "prompt_last") -> "ContrastSet":
-        """A contrast set; every layer has its own noise and plane."""
-        layers = [self.states(rng) for _ in range(self.n_layers)]
-        numbers = tuple(range(self.n_layers)) if site == "prompt_last" else (None,)
-        return as_set(np.stack(layers), self.contexts, self.paired_groups, site, numbers)
-
-    def _states(self, rng: np.random.Generator, directions: np.ndarray) -> np.ndarray:
+        directions = self.directions(rng) if directions is None else directions
         n, n_contexts = 2 * self.n_pairs, len(self.angles)
         side = np.where(np.arange(n) % 2 == 0, 0.5, -0.5)[:, None]
         prompt = rng.normal(size=(n, self.width))
         own = rng.normal(size=(n_contexts, n, self.width))
         noise = np.sqrt(self.shared) * prompt + np.sqrt(1 - self.shared) * own
         return self.signal * side * directions[:, None] + noise
+
+    def draw(self, rng: np.random.Generator, site: str = "prompt_last") -> "ContrastSet":
+        """A contrast set; every layer has its own noise and plane."""
+        layers = [self.states(rng) for _ in range(self.n_layers)]
+        numbers = tuple(range(self.n_layers)) if site == "prompt_last" else (None,)
+        return as_set(np.stack(layers), self.contexts, self.paired_groups, site, numbers)
 
 
 def as_set(
