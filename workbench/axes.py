@@ -49,6 +49,7 @@ AXES: Mapping[str, str] = MappingProxyType(
         "split": "random halvings of the groups",
         "half": "the two halves of a split",
         "task": "labellings of the examples that have nothing to do with their states",
+        "statistic": "numbers that are computed from one draw, whatever they are",
     }
 )
 """Axis name to meaning."""
