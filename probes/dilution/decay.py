@@ -50,7 +50,7 @@ def half_length(
     if math.isnan(estimate) or np.isnan(draws).mean() > (1 - LEVEL) / 2:
         return _bounded(found, math.nan, math.nan), "no effect beyond doubt that could fade"
     if estimate >= unfading:
-        low = float(np.quantile(draws[np.isfinite(draws)], 1 - LEVEL))
+        low = min(float(np.nanquantile(draws, 1 - LEVEL)), float(distances[-1]))
         return _bounded(found, low, math.nan), f"does not fade within {distances[-1]} tokens"
     if estimate <= instant:
         gone = distances[1]

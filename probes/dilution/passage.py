@@ -127,7 +127,7 @@ def decide(
     after = passage.after_slots
     columns = Columns(passage.prompt.ids.shape[1], n_slots, after.ids.shape[1])
     positions = passage_positions(passage, n_slots, reach)
-    _check_positions(backbone, passage, positions, reach)
+    _check_positions(backbone, passage.n_filler, positions, reach)
     visible = passage_visibility(passage, n_slots, positions, reach, window)
     slot_ids = passage.prompt.ids.new_full((len(after.ids), n_slots), backbone.pad_id)
     deciding = columns.slots.stop + passage.n_filler - 1
@@ -178,9 +178,11 @@ def _filler_positions(
     if reach != "parallel":
         return counted, torch.full((rows, 1), n, device=filler.ids.device)
     repeated = filler.chunk == LAST_TURN
-    same = (filler.chunk[:, :, None] == filler.chunk[:, None, :]) & ~repeated[:, :, None]
-    longest = same.sum(dim=-1).amax(dim=1, keepdim=True) if n else counted.new_zeros((rows, 1))
-    still_to_come = same.triu(1).sum(dim=-1)
+    following = torch.nn.functional.pad(filler.chunk[:, 1:], (0, 1), value=LAST_TURN - 1)
+    ends = torch.where(filler.chunk != following, counted, n)[:, :n]
+    still_to_come = ends.flip(1).cummin(dim=1).values.flip(1) - counted
+    lengths = (still_to_come + 1).masked_fill(repeated, 0)
+    longest = lengths.amax(dim=1, keepdim=True) if n else counted.new_zeros((rows, 1))
     in_chunk = longest - 1 - still_to_come  # every chunk ends at the same position
     in_last_turn = longest + repeated.long().cumsum(dim=1) - 1
     end = longest + repeated.sum(dim=1, keepdim=True)
@@ -245,16 +247,26 @@ def _per_token(
     return picked.masked_fill(~reply.mask, 0.0).sum(dim=1) / reply.mask.sum(dim=1)
 
 
+def check_room(backbone: Backbone, passage: Passage, n_slots: int, reach: Reach) -> None:
+    """Check beforehand that a passage fits.
+
+    Raises:
+        ContextLengthError: The positions needed exceed those of the backbone.
+    """
+    positions = passage_positions(passage, n_slots, reach)
+    _check_positions(backbone, passage.n_filler, positions, reach)
+
+
 def _check_positions(
-    backbone: Backbone, passage: Passage, positions: Int[Tensor, "batch column"], reach: Reach
+    backbone: Backbone, distance: int, positions: Int[Tensor, "batch column"], reach: Reach
 ) -> None:
     needed = int(positions.max()) + 1
     if needed <= backbone.n_ctx:
         return
-    too_far = passage.n_filler - (needed - backbone.n_ctx)
+    too_far = distance - (needed - backbone.n_ctx)
     nearer = f"ask for distances up to {too_far}, " if too_far > 0 and reach != "parallel" else ""
     raise ContextLengthError(
-        f"a distance of {passage.n_filler} tokens needs {needed} positions in reach '{reach}', "
+        f"a distance of {distance} tokens needs {needed} positions in reach '{reach}', "
         f"{backbone.name} has {backbone.n_ctx}: {nearer}load a backbone with rotary positions with "
         f"load_backbone(..., n_ctx={needed}), or use reach 'parallel', which needs no more "
         "positions for more tokens"

@@ -47,7 +47,7 @@ from probes.dilution.filler import (
     Stretch,
     tokenise_filler,
 )
-from probes.dilution.passage import REACHES, Decision, Passage, Reach, decide
+from probes.dilution.passage import REACHES, Decision, Passage, Reach, check_room, decide
 from probes.margins import ReplyPairs
 from probes.records import NOT_MEASURED, Record
 from workbench.backbone.protocol import Backbone, TokenBatch
@@ -146,6 +146,8 @@ def run_dilution(
     todo, done = len(routes) * len(config.distances) + 1, 1
     nothing = scene.filler(filler, config.stretches[0], 0)
     longest = {s: scene.filler(filler, s, config.distances[-1]) for s in config.stretches}
+    for stretch, reach in routes:
+        scene.check_room(longest[stretch], reach)
     at_once = scene.decide_all(nothing, config.reaches[0])
     on_progress(done, todo)
     records: list[Record] = []
@@ -279,22 +281,36 @@ class _Scene:
             control = self._decide(self.control, fillers.harmless, None, reach)
         return _AtDistance(arms, control)
 
+    def check_room(self, fillers: _Fillers, reach: Reach) -> None:
+        """Refuse what does not fit before anything is measured."""
+        n_slots = self.settings.n_bridge
+        check_room(self.backbone, self._passage(self.pairs, fillers.harmful), n_slots, reach)
+        if self.control is not None and fillers.harmless is not None:
+            check_room(self.backbone, self._passage(self.control, fillers.harmless), 0, reach)
+
+    def _passage(self, pairs: ReplyPairs, filler: FillerTokens) -> Passage:
+        """All prompts at once."""
+        return Passage(
+            self.backbone.encode(pairs.prompts),
+            filler,
+            self.backbone.encode_responses(pairs.safe),
+            self.backbone.encode_responses(pairs.harmful),
+        )
+
     def _decide(
         self, pairs: ReplyPairs, filler: FillerTokens, write: BridgeWrite | None, reach: Reach
     ) -> Decision:
-        prompt = self.backbone.encode(pairs.prompts)
-        safe = self.backbone.encode_responses(pairs.safe)
-        harmful = self.backbone.encode_responses(pairs.harmful)
-        width = sum(part.shape[1] for part in (prompt.ids, filler.ids, safe.ids, harmful.ids))
+        whole = self._passage(pairs, filler)
+        width = whole.prompt.ids.shape[1] + whole.after_slots.ids.shape[1]
         n_rows = max(1, self.config.batch_columns // width)
-        order = prompt.lengths.argsort(stable=True)
+        order = whole.prompt.lengths.argsort(stable=True)
         decisions = []
         for rows in torch.split(order, n_rows):
             passage = Passage(
-                _picked(prompt, rows, left=True),
+                _picked(whole.prompt, rows, left=True),
                 filler.rows(rows),
-                _picked(safe, rows),
-                _picked(harmful, rows),
+                _picked(whole.safe, rows),
+                _picked(whole.harmful, rows),
             )
             writer = None if write is None else ReplayedWriter(self.settings, rows_of(write, rows))
             decisions.append(
@@ -375,13 +391,13 @@ class _Route:
         """The mean at every distance."""
         records = []
         for distance, here, at in zip(self.distances, self.course, values, strict=True):
-            record = replace(self._named(metric, arm), x=float(distance), null=0.0)
+            record = replace(self._named(metric, arm), x=float(distance))
             if here is None:
                 why = f"{NOT_MEASURED}: shorter than the repeated request"
                 records.append(replace(record, note=why))
                 continue
-            if metric == "dilution_attention":
-                record = replace(record, null=self._even_share(here))
+            null = self._even_share(here) if metric == "dilution_attention" else 0.0
+            record = replace(record, null=null)
             if np.isnan(at).any():
                 why = f"{NOT_MEASURED}: the deciding query is a slot itself"
                 records.append(replace(record, note=why))

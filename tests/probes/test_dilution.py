@@ -351,7 +351,7 @@ def test_what_is_gone_or_does_not_fade_has_a_bound_only(rng: np.random.Generator
     effects, groups = planted_course(rng, 1e9, distances, noise=0.01)
     lasting, note = half_length(distances, effects, groups, **options)
     assert np.isnan(lasting.estimate)
-    assert lasting.low > 64
+    assert lasting.low == 64.0
     assert note == "does not fade within 64 tokens"
     nothing, note = half_length(distances, rng.normal(size=(3, 60)), groups, **options)
     assert np.isnan([nothing.estimate, nothing.low, nothing.high]).all()
@@ -458,6 +458,30 @@ def test_a_closed_gate_and_missing_controls_are_said(
     records = run_dilution(llama, SVGTBridge(writer), harmful, filler, config, seed=0)
     assert [r.metric for r in records] == ["dilution_margin"]
     assert "gate stays closed" in records[0].note
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_measured(
+    llama: "TransformerLensBackbone", world_pairs: "ReplyPairs", filler: "Filler"
+) -> None:
+    from probes.dilution import DilutionConfig, run_dilution
+    from workbench.errors import ContextLengthError
+    from workbench.guidance import SVGTBridge
+    from workbench.guidance.registry import load_guidance
+
+    guidance = load_guidance("svgt", llama)
+    assert isinstance(guidance, SVGTBridge)
+    told: list[int] = []
+    with pytest.raises(ContextLengthError, match="distance of 590 tokens"):
+        run_dilution(
+            llama,
+            guidance,
+            world_pairs,
+            filler,
+            DilutionConfig(distances=(4, 590)),
+            seed=0,
+            on_progress=lambda done, total: told.append(done),
+        )
+    assert not told
 
 
 @pytest.mark.parametrize(
