@@ -1,105 +1,122 @@
 """Contrast-consistent search (Burns et al., 2212.03827): a direction found without labels.
 
-A probe σ(x·θ + b) should call the two members of a pair opposite, and be sure of it:
+A probe σ(x·θ) should call the two members of a pair opposite, and be sure of it:
 
     L = mean_i [ (p_i + q_i - 1)² + min(p_i, q_i)² ] + ½ λ s |θ|²
 
-with p, q its answers to the members and s the variance per dimension. The authors stop early and
-decay the weights a little; λ makes the minimum one that does not depend on when one stops. Labels
-only choose the sign at the end, towards the mean difference of the pairs.
+with p, q its answers to the members, x centred, and s the variance per dimension. Labels choose the
+sign alone, of the starts and of the result: towards the mean difference of the pairs.
 
-Burns et al. remove the mean of each kind of member ("... yes", "... no"), which says nothing about
-truth there. Here the two kinds are harmless and harmful: their means differ by what is looked for,
-and the common mean is removed instead, by the intercept.
+It differs from the paper in three points:
 
-The loss has many minima. The search starts from the largest principal axes of the paired
-differences, which turn with the states and do not depend on chance, and keeps the lowest minimum.
+* Burns et al. remove the mean of each kind of member ("... yes", "... no"), which says nothing
+  about truth there. Here the two kinds are harmless and harmful: their means differ by what is
+  looked for. The common mean is removed instead, and the threshold lies there.
+* Many minima are nearly as low as the lowest. The search starts from the largest principal axes of
+  the paired differences instead of random points: the starts turn with the states.
+* As in the paper it is Adam for a fixed number of steps, with steps that shrink to nothing and one
+  second moment for all coordinates: it turns with the states, too. No choice on the way depends on
+  a threshold, so rounding errors stay small and a repeated sample gives the same direction.
 """
 
-from dataclasses import dataclass
-
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
+from torch.linalg import vecdot
 
 from probes.directions.lat import main_axes, towards_harmful
-from probes.directions.newton import Local, Loss, minimise
 from probes.directions.options import LayerOptions
 from probes.directions.sample import Sample, spread
 
 DECAY = 0.1
 STARTS = 3
-TOLERANCE = 1e-3
-"""Angle to the minimum; the minima of two resamples are far wider apart."""
+STEPS = 200
+RATE = 0.1
+"""First length of a step, for each coordinate, where states have a standard deviation of 1."""
 
-
-@dataclass(frozen=True, eq=False)
-class ConsistencyLoss(Loss):
-    """Inconsistency and doubt, summed over pairs; the scores hold all p, then all q.
-
-    Attributes:
-        weights: How often each resample holds each pair.
-    """
-
-    weights: Float[Tensor, "resample pair"]
-
-    def rows(self, index: Int[Tensor, " row"]) -> "ConsistencyLoss":
-        """The loss of some resamples."""
-        return ConsistencyLoss(self.weights[index])
-
-    def value(self, scores: Float[Tensor, "resample n"]) -> Float[Tensor, " resample"]:
-        """Σ_i w_i [(p + q - 1)² + min(p, q)²]."""
-        p, q = torch.sigmoid(scores).chunk(2, dim=-1)
-        losses = (p + q - 1).square() + torch.minimum(p, q).square()
-        return (self.weights * losses).sum(dim=-1)
-
-    def around(self, scores: Float[Tensor, "resample n"]) -> Local:
-        """Slope, and the curvature that is left where both residuals are straight lines."""
-        answers = torch.sigmoid(scores)
-        p, q = answers.chunk(2, dim=-1)
-        slopes = answers * (1 - answers)
-        smaller = torch.cat([p <= q, q < p], dim=-1)
-        double = 2 * self.weights.repeat(1, 2)
-        residual = (p + q - 1).repeat(1, 2) + torch.where(smaller, answers, 0.0)
-        first, second = slopes.chunk(2, dim=-1)
-        return Local(
-            double * residual * slopes,
-            double * slopes.square() * (1 + smaller.double()),
-            2 * self.weights * first * second,
-        )
+MOMENTUM, MEMORY = 0.9, 0.99
 
 
 def ccs(sample: Sample, _: LayerOptions) -> Float[Tensor, "resample rank"]:
-    """θ of the lowest minimum of every resample."""
+    """θ with the lowest loss of every resample; single precision within."""
     weights = sample.pair_weights
+    members = weights.repeat(1, 2)
     states = sample.states[sample.pairs.T.flatten()]
-    variance = spread(states, weights.repeat(1, 2)) / sample.width
-    penalty = DECAY * weights.sum(dim=-1) * variance
+    deviation = (spread(states, members) / sample.width).sqrt()[:, None]
     axes = main_axes(sample, min(STARTS, len(sample.pairs)))
-    starts = [_start(towards_harmful(axis, sample), states, weights) for axis in axes]
-    found = minimise(
-        states,
-        ConsistencyLoss(weights.repeat(len(starts), 1)),
-        penalty.repeat(len(starts)),
-        torch.cat([slope for slope, _ in starts]),
-        torch.cat([intercept for _, intercept in starts]),
-        tolerance=TOLERANCE,
+    starts = [_start(towards_harmful(axis, sample), sample) * deviation for axis in axes]
+    loss = ConsistencyLoss(
+        states.float(),
+        (members / members.sum(dim=-1, keepdim=True)).repeat(len(axes), 1).float(),
+        deviation.repeat(len(axes), 1).float(),
     )
-    values = torch.where(found.value.isnan(), torch.inf, found.value)
-    lowest = values.view(len(starts), -1).argmin(dim=0)
-    slopes = found.slope.view(len(starts), len(weights), -1)
-    return towards_harmful(slopes[lowest, torch.arange(len(weights))], sample)
+    found = _descend(loss, torch.cat(starts).float(), sample.width)
+    values = torch.nan_to_num(loss.value(found), nan=torch.inf).view(len(axes), -1)
+    slopes = found.view(len(axes), len(weights), -1) / deviation
+    return towards_harmful(slopes[values.argmin(dim=0), torch.arange(len(weights))], sample)
 
 
-def _start(
-    axis: Float[Tensor, "resample rank"],
-    states: Float[Tensor, "n rank"],
-    weights: Float[Tensor, "resample pair"],
-) -> tuple[Float[Tensor, "resample rank"], Float[Tensor, " resample"]]:
-    """Slope and intercept along an axis: scores with mean 0, those of a pair about 2 apart."""
-    share = weights / weights.sum(dim=-1, keepdim=True)
-    along = axis @ states.T
-    one, other = along.chunk(2, dim=-1)
-    half = ((share * (one - other).square()).sum(dim=-1)).sqrt() / 2
-    middle = (share * (one + other)).sum(dim=-1) / 2
-    return axis / half[:, None], -middle / half
+class ConsistencyLoss:
+    """Inconsistency and doubt of every resample, over slopes θ' = θ √s.
+
+    Args:
+        states: The first members of all pairs, then the second ones.
+        share: How much each state counts; 1 in all.
+        deviation: √s.
+    """
+
+    def __init__(
+        self,
+        states: Float[Tensor, "n rank"],
+        share: Float[Tensor, "resample n"],
+        deviation: Float[Tensor, "resample 1"],
+    ) -> None:
+        self.states = states
+        self.share = share
+        self.deviation = deviation
+
+    def answers(self, slope: Float[Tensor, "resample rank"]) -> Float[Tensor, "resample n"]:
+        """Answers p to all pairs, then q."""
+        scores = (slope / self.deviation) @ self.states.T
+        return torch.sigmoid(scores - vecdot(self.share, scores)[:, None])
+
+    def value(self, slope: Float[Tensor, "resample rank"]) -> Float[Tensor, " resample"]:
+        """L."""
+        p, q = self.answers(slope).chunk(2, dim=-1)
+        losses = (p + q - 1).square() + torch.minimum(p, q).square()
+        share = 2 * self.share[:, : losses.shape[1]]
+        return (share * losses).sum(dim=-1) + 0.5 * DECAY * slope.square().sum(dim=-1)
+
+    def gradient(self, slope: Float[Tensor, "resample rank"]) -> Float[Tensor, "resample rank"]:
+        """dL/dθ'."""
+        answers = self.answers(slope)
+        p, q = answers.chunk(2, dim=-1)
+        rest = (p + q - 1).repeat(1, 2)
+        rest += torch.cat([p * (p <= q), q * (q < p)], dim=-1)
+        by_score = 4 * self.share * rest * answers * (1 - answers)
+        by_score -= self.share * by_score.sum(dim=-1, keepdim=True)
+        return by_score @ self.states / self.deviation + DECAY * slope
+
+
+def _start(axis: Float[Tensor, "resample rank"], sample: Sample) -> Float[Tensor, "resample rank"]:
+    """θ along an axis, so long that the scores of a pair are 2 apart in the root mean square."""
+    weights = sample.pair_weights
+    apart = (axis @ sample.differences.T).square()
+    half = ((weights * apart).sum(dim=-1) / weights.sum(dim=-1)).sqrt() / 2
+    return axis / half[:, None]
+
+
+def _descend(
+    loss: ConsistencyLoss, slope: Float[Tensor, "resample rank"], width: int
+) -> Float[Tensor, "resample rank"]:
+    """Adam with one second moment for all ``width`` coordinates."""
+    momentum, power = torch.zeros_like(slope), torch.zeros_like(slope[:, :1])
+    for step in range(1, STEPS + 1):
+        gradient = loss.gradient(slope)
+        square = vecdot(gradient, gradient)[:, None] / width
+        momentum = torch.lerp(gradient, momentum, MOMENTUM)
+        power = torch.lerp(square, power, MEMORY)
+        size = (power / (1 - MEMORY**step)).sqrt() * (1 - MOMENTUM**step)
+        rate = RATE * (1 - step / STEPS)
+        slope = slope - rate * momentum / size.clamp(min=torch.finfo(size.dtype).tiny)
+    return slope

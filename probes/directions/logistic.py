@@ -1,61 +1,38 @@
 """L2-penalised logistic regression, ``min_θ,b Σ_i w_i log(1 + exp(-y_i (x_i·θ + b))) + |θ|²/(2C)``.
 
-What scikit-learn's LogisticRegression(C) minimises, for all resamples at once (see ``newton``). The
-penalty makes the minimum unique and finite, also where a plane separates the classes perfectly.
+What scikit-learn's LogisticRegression(C) minimises, for all resamples at once (see ``newton``).
 
 C is chosen once per layer by cross-validation over whole groups, not for each resample: a
 resample repeats examples, which would stand on both sides of a fold.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from probes.directions.newton import Local, Loss, Minimum, minimise
+from probes.directions.newton import fit_logistic, logistic_loss
 from probes.directions.options import LayerOptions
-from probes.directions.sample import NO_PAIRS, Sample, centre, check_finite, into_frame, spread
+from probes.directions.sample import Sample, centre, check_finite, into_frame, spread
 
 GRID = (1e-3, 1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3)
 """Candidates for C, as multiples of ``default_c``."""
 
 
-@dataclass(frozen=True, eq=False)
-class LogisticLoss(Loss):
-    """Weighted logistic loss of the scores.
-
-    Attributes:
-        weights: How often each resample holds each example.
-        signs: 1 for harmful, -1 for harmless.
-    """
-
-    weights: Float[Tensor, "resample n"]
-    signs: Float[Tensor, " n"]
-
-    def rows(self, index: Int[Tensor, " row"]) -> "LogisticLoss":
-        """The loss of some resamples."""
-        return LogisticLoss(self.weights[index], self.signs)
-
-    def value(self, scores: Float[Tensor, "resample n"]) -> Float[Tensor, " resample"]:
-        """Σ_i w_i log(1 + exp(-y_i f_i))."""
-        losses = torch.logaddexp(-self.signs * scores, scores.new_zeros(()))
-        return (self.weights * losses).sum(dim=-1)
-
-    def around(self, scores: Float[Tensor, "resample n"]) -> Local:
-        """Slope -w y σ(-y f) and curvature w σ(f) σ(-f)."""
-        wrong = torch.sigmoid(-self.signs * scores)
-        slopes = self.weights * wrong
-        return Local(-self.signs * slopes, slopes * (1 - wrong))
-
-
 def logistic(sample: Sample, options: LayerOptions) -> Float[Tensor, "resample rank"]:
     """θ of every resample; NaN where the search did not end."""
-    unit = default_c(sample.states, sample.weights)
-    found = _fit(sample, unit if options.c is None else torch.full_like(unit, options.c))
+    c = default_c(sample.states, sample.weights)
+    if options.c is not None:
+        c = torch.full_like(c, options.c)
+    found = fit_logistic(sample.states, signs(sample.positive), sample.weights, c)
     return found.slope.masked_fill(~found.converged[:, None], torch.nan)
+
+
+def signs(positive: Bool[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Classes as 1 and -1."""
+    return torch.where(positive, 1.0, -1.0).double()
 
 
 def default_c(
@@ -120,18 +97,8 @@ def _choose(
         return float(unit)
     weights = train.double().repeat(len(grid), 1)
     candidates = torch.tensor(grid).double() * unit
-    sample = Sample(coordinates, positive, weights, NO_PAIRS, width=states.shape[1])
-    found = _fit(sample, candidates.repeat_interleave(len(train)))
+    y = signs(positive)
+    found = fit_logistic(coordinates, y, weights, candidates.repeat_interleave(len(train)))
     scores = found.slope @ coordinates.T + found.intercept[:, None]
-    left_out = _loss(sample, 1 - weights).value(scores).view(len(grid), -1).sum(dim=1)
+    left_out = logistic_loss(scores, y, 1 - weights).view(len(grid), -1).sum(dim=1)
     return float(candidates[left_out.argmin()])
-
-
-def _fit(sample: Sample, c: Float[Tensor, " resample"]) -> Minimum:
-    slope = sample.states.new_zeros((len(c), sample.states.shape[1]))
-    loss = _loss(sample, sample.weights)
-    return minimise(sample.states, loss, 1 / c, slope, intercept=torch.zeros_like(c))
-
-
-def _loss(sample: Sample, weights: Float[Tensor, "resample n"]) -> LogisticLoss:
-    return LogisticLoss(weights, torch.where(sample.positive, 1.0, -1.0).double())

@@ -1,24 +1,22 @@
-"""Linear models of all resamples at once, by Newton's method with inner conjugate gradients.
+"""Logistic regressions of all resamples at once, by Newton's method with conjugate gradients.
 
 For every resample r, over a slope θ and an intercept b that is not penalised, minimise
 
-    F_r(θ, b) = Σ_i loss_ri(x_i·θ + b) + ½ κ_r |θ|²
+    F_r(θ, b) = Σ_i w_ri log(1 + exp(-y_i (x_i·θ + b))) + |θ|² / (2 C_r)
 
 The resamples share the states x and differ in their weights, so one matrix product serves all:
 
-1. Slope and curvature of the loss by the scores f = Xθ + b; of a loss that is not convex the
-   Gauss-Newton part of its curvature, which is never negative.
+1. Slope and curvature of the loss by the scores f = Xθ + b.
 2. Solve H Δ = -g by conjugate gradients, as exactly as the gradient is small already; in single
    precision, as the next gradient, in double precision, corrects what is lost. The preconditioner
-   is the diagonal that H would have if all examples curved alike: in the principal axes of the
-   states it is all of H then.
+   is the diagonal of H in the principal axes of the states, which is nearly all of H there.
 3. Halve the step until F falls as much as its slope promises. Scores are linear in the step, so
    this costs no product.
-4. A resample leaves when its gradient, in the metric of the preconditioner, is a small part of θ,
-   or when no step brings it lower.
+4. A resample leaves when its gradient, in the metric of the preconditioner, is a small part of θ.
+
+The penalty makes the minimum unique and finite, also where a plane separates the classes.
 """
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -40,99 +38,52 @@ LOOSEST, TIGHTEST = 0.5, 1e-4
 
 
 @dataclass(frozen=True, eq=False)
-class Local:
-    """A loss around some scores.
-
-    Attributes:
-        slope: Derivative of the loss by every score.
-        diagonal: Its curvature by every score.
-        coupling: Its curvature by a score of the first half of the examples and its counterpart
-            in the second half; None where examples do not interact.
-    """
-
-    slope: Float[Tensor, "resample n"]
-    diagonal: Float[Tensor, "resample n"]
-    coupling: Float[Tensor, "resample pair"] | None = None
-
-    def rows(self, index: Int[Tensor, " row"]) -> "Local":
-        """The loss of some resamples."""
-        coupling = None if self.coupling is None else self.coupling[index]
-        return Local(self.slope[index], self.diagonal[index], coupling)
-
-    def single(self) -> "Local":
-        """The same in single precision."""
-        coupling = None if self.coupling is None else self.coupling.float()
-        return Local(self.slope.float(), self.diagonal.float(), coupling)
-
-    def times(self, change: Float[Tensor, "resample n"]) -> Float[Tensor, "resample n"]:
-        """The curvature times a change of the scores."""
-        product = self.diagonal * change
-        if self.coupling is not None:
-            first, second = change.chunk(2, dim=-1)
-            product += torch.cat([self.coupling * second, self.coupling * first], dim=-1)
-        return product
-
-
-class Loss(ABC):
-    """A loss of the scores of every resample."""
-
-    @abstractmethod
-    def rows(self, index: Int[Tensor, " row"]) -> "Loss":
-        """The loss of some resamples."""
-
-    @abstractmethod
-    def value(self, scores: Float[Tensor, "resample n"]) -> Float[Tensor, " resample"]:
-        """Sum of the loss over the examples."""
-
-    @abstractmethod
-    def around(self, scores: Float[Tensor, "resample n"]) -> Local:
-        """Slope and curvature."""
-
-
-@dataclass(frozen=True, eq=False)
-class Minimum:
-    """Where a search ended.
+class LogisticFit:
+    """Where the search ended, for every resample.
 
     Attributes:
         slope: θ.
         intercept: b.
-        value: F there.
         converged: Whether the gradient vanished.
     """
 
     slope: Float[Tensor, "resample rank"]
     intercept: Float[Tensor, " resample"]
-    value: Float[Tensor, " resample"]
     converged: Bool[Tensor, " resample"]
 
 
-def minimise(
+def logistic_loss(
+    scores: Float[Tensor, "resample n"],
+    signs: Float[Tensor, " n"],
+    weights: Float[Tensor, "resample n"],
+) -> Float[Tensor, " resample"]:
+    """Σ_i w_i log(1 + exp(-y_i f_i))."""
+    losses = torch.logaddexp(-signs * scores, scores.new_zeros(()))
+    return (weights * losses).sum(dim=-1)
+
+
+def fit_logistic(
     states: Float[Tensor, "n rank"],
-    loss: Loss,
-    penalty: Float[Tensor, " resample"],
-    slope: Float[Tensor, "resample rank"],
-    intercept: Float[Tensor, " resample"],
-    *,
-    tolerance: float = TOLERANCE,
-) -> Minimum:
-    """Search downhill, for every resample.
+    signs: Float[Tensor, " n"],
+    weights: Float[Tensor, "resample n"],
+    c: Float[Tensor, " resample"],
+) -> LogisticFit:
+    """Minimise F for every resample.
 
     Args:
-        states: Centred states, not all the same.
-        loss: Of the scores.
-        penalty: κ, above 0.
-        slope: θ to start from.
-        intercept: b to start from.
-        tolerance: When to stop.
+        states: States x, not all the same, in double precision.
+        signs: Classes y, 1 or -1.
+        weights: How much each example counts.
+        c: Inverse penalties C, above 0.
     """
-    design = _Design.of(states)
-    penalties, found = design.penalties(penalty), design.enter(slope, intercept)
-    converged = torch.zeros(len(found), dtype=torch.bool)
-    active = torch.arange(len(found))
-    search = _Search(loss, penalties, found, found @ design.columns.T)
+    design = _Design.of(states, weights.mean(dim=0))
+    found = states.new_zeros((len(weights), design.columns.shape[1]))
+    search = _Search(signs, weights, design.penalties(c), found, torch.zeros_like(weights))
+    converged = torch.zeros(len(weights), dtype=torch.bool)
+    active = torch.arange(len(weights))
     for _ in range(MAX_STEPS):
         model = _expand(design, search)
-        done = model.left <= tolerance**2 * model.size
+        done = model.left <= TOLERANCE**2 * model.size
         converged[active[done]] = True
         going = (~done).nonzero().flatten()
         if not len(going):
@@ -141,89 +92,95 @@ def minimise(
         search, moved = _step(design, search, model)
         found[active] = search.at
         active, search = active[moved], search.rows(moved)
-    value = loss.value(found @ design.columns.T) + 0.5 * vecdot(penalties * found, found)
-    return Minimum(design.leave(found), found[:, -1], value, converged)
+    return LogisticFit(*design.leave(found), converged)
 
 
 @dataclass(frozen=True, eq=False)
 class _Design:
-    """States in their principal axes, scaled to mean square 1, with a column of ones at the end.
+    """Centred states in their principal axes, of mean square 1, with a column of ones at the end.
 
     The column belongs to the intercept. The scale keeps all that follows in the range of single
-    precision.
+    precision. An example counts for mean, axes and scale as much as it does in all resamples
+    together; one that none of them holds, not at all.
     """
 
     columns: Float[Tensor, "n coefficient"]
     single: Float[Tensor, "n coefficient"]
-    squares: Float[Tensor, " coefficient"]
+    squares: Float[Tensor, "n coefficient"]
+    mean: Float[Tensor, " rank"]
     axes: Float[Tensor, "rank rank"]
     scale: float
 
     @classmethod
-    def of(cls, states: Float[Tensor, "n rank"]) -> "_Design":
-        squares, axes = torch.linalg.eigh(states.T @ states / len(states))
-        scale = float(squares.sum().sqrt())
-        columns = torch.cat([states @ axes / scale, states.new_ones((len(states), 1))], dim=1)
-        squares = torch.cat([squares.clamp(min=0.0) / scale**2, squares.new_ones(1)])
-        return cls(columns, columns.float(), squares, axes, scale)
+    def of(cls, states: Float[Tensor, "n rank"], importance: Float[Tensor, " n"]) -> "_Design":
+        share = importance / importance.sum()
+        mean = share @ states
+        centred = states - mean
+        variances, axes = torch.linalg.eigh(centred.T @ (share[:, None] * centred))
+        scale = float(variances.sum().sqrt())
+        columns = torch.cat([centred @ axes / scale, states.new_ones((len(states), 1))], dim=1)
+        return cls(columns, columns.float(), columns.square(), mean, axes, scale)
 
-    def penalties(
-        self, penalty: Float[Tensor, " resample"]
-    ) -> Float[Tensor, "resample coefficient"]:
-        """κ of every coefficient; the intercept has none."""
-        repeated = (penalty / self.scale**2)[:, None].repeat(1, len(self.squares))
+    def penalties(self, c: Float[Tensor, " resample"]) -> Float[Tensor, "resample coefficient"]:
+        """1 / C for every slope, in the scale of the columns; the intercept has none."""
+        repeated = (1 / (c * self.scale**2))[:, None].repeat(1, self.columns.shape[1])
         repeated[:, -1] = 0.0
         return repeated
 
-    def enter(
-        self, slope: Float[Tensor, "resample rank"], intercept: Float[Tensor, " resample"]
-    ) -> Float[Tensor, "resample coefficient"]:
-        """Coefficients of the columns that give the scores of slope and intercept."""
-        return torch.cat([slope @ self.axes * self.scale, intercept[:, None]], dim=1)
-
-    def leave(self, at: Float[Tensor, "resample coefficient"]) -> Float[Tensor, "resample rank"]:
-        """The slope that gives the scores of some coefficients."""
-        return at[:, :-1] @ self.axes.T / self.scale
+    def leave(
+        self, at: Float[Tensor, "resample coefficient"]
+    ) -> tuple[Float[Tensor, "resample rank"], Float[Tensor, " resample"]]:
+        """The slope and the intercept that give the scores of some coefficients."""
+        slope = at[:, :-1] @ self.axes.T / self.scale
+        return slope, at[:, -1] - slope @ self.mean
 
 
 @dataclass(frozen=True, eq=False)
 class _Search:
-    """Where some resamples are: coefficients and their scores."""
+    """What some resamples minimise, and where they are: coefficients and their scores."""
 
-    loss: Loss
+    signs: Float[Tensor, " n"]
+    weights: Float[Tensor, "resample n"]
     penalties: Float[Tensor, "resample coefficient"]
     at: Float[Tensor, "resample coefficient"]
     scores: Float[Tensor, "resample n"]
 
     def rows(self, index: Int[Tensor, " row"]) -> "_Search":
-        return _Search(
-            self.loss.rows(index), self.penalties[index], self.at[index], self.scores[index]
-        )
+        rest = (each[index] for each in (self.weights, self.penalties, self.at, self.scores))
+        return _Search(self.signs, *rest)
+
+    def loss(self, scores: Float[Tensor, "resample n"]) -> Float[Tensor, " resample"]:
+        return logistic_loss(scores, self.signs, self.weights)
 
 
 @dataclass(frozen=True, eq=False)
 class _Model:
-    """F around a place, to second order; squared sizes of g and θ in the metric."""
+    """F around a place: the curvature by every score, g, the diagonal of H as a metric.
 
-    local: Local
+    ``left`` and ``size`` are the squared lengths of g and of θ in that metric.
+    """
+
+    curvature: Float[Tensor, "resample n"]
     gradient: Float[Tensor, "resample coefficient"]
     metric: Float[Tensor, "resample coefficient"]
     left: Float[Tensor, " resample"]
     size: Float[Tensor, " resample"]
 
     def rows(self, index: Int[Tensor, " row"]) -> "_Model":
-        rest = (each[index] for each in (self.gradient, self.metric, self.left, self.size))
-        return _Model(self.local.rows(index), *rest)
+        parts = (self.curvature, self.gradient, self.metric, self.left, self.size)
+        return _Model(*(part[index] for part in parts))
 
 
 def _expand(design: _Design, search: _Search) -> _Model:
-    local = search.loss.around(search.scores)
-    gradient = local.slope @ design.columns + search.penalties * search.at
-    metric = local.diagonal.sum(dim=-1, keepdim=True) * design.squares + search.penalties
+    wrong = torch.sigmoid(-search.signs * search.scores)
+    slopes = search.weights * wrong
+    curvature = slopes * (1 - wrong)
+    gradient = -(search.signs * slopes) @ design.columns + search.penalties * search.at
+    metric = curvature @ design.squares + search.penalties
     metric = metric.clamp(min=torch.finfo(torch.float32).tiny)
     left = vecdot(gradient, gradient / metric)
     size = vecdot(search.at[:, :-1], (metric * search.at)[:, :-1])
-    return _Model(local, gradient, metric, left, size)
+    return _Model(curvature, gradient, metric, left, size)
 
 
 def _step(design: _Design, search: _Search, model: _Model) -> tuple[_Search, Int[Tensor, " row"]]:
@@ -233,7 +190,7 @@ def _step(design: _Design, search: _Search, model: _Model) -> tuple[_Search, Int
     length = _step_length(search, change, scores, vecdot(model.gradient, change))
     at, scores = search.at + length * change, search.scores + length * scores
     moved = (length[:, 0] > 0).nonzero().flatten()
-    return _Search(search.loss, search.penalties, at, scores), moved
+    return _Search(search.signs, search.weights, search.penalties, at, scores), moved
 
 
 def _newton_change(
@@ -243,7 +200,8 @@ def _newton_change(
     norm = model.left.sqrt()[:, None]  # right sides of length 1 stay in range
     residual = -(model.gradient / norm).float()
     goal = (model.left / model.size).clamp(TIGHTEST**2, LOOSEST**2).float()
-    local, metric, penalties = model.local.single(), model.metric.float(), penalties.float()
+    curvature, metric = model.curvature.float(), model.metric.float()
+    penalties = penalties.float()
     change = torch.zeros_like(residual)
     along = scaled = residual / metric
     size = vecdot(residual, scaled)
@@ -251,7 +209,7 @@ def _newton_change(
         going = size > goal
         if not bool(going.any()):
             break
-        product = local.times(along @ design.single.T) @ design.single + penalties * along
+        product = (curvature * (along @ design.single.T)) @ design.single + penalties * along
         length = torch.where(going, size / vecdot(along, product), 0.0)[:, None]
         change = torch.addcmul(change, length, along)
         residual = torch.addcmul(residual, length, product, value=-1.0)
@@ -268,14 +226,14 @@ def _step_length(
     promised: Float[Tensor, " resample"],
 ) -> Float[Tensor, "resample 1"]:
     """Largest of 1, ½, ¼ ... that brings enough; 0 where none does."""
-    before = search.loss.value(search.scores)
+    before = search.loss(search.scores)
     linear = vecdot(search.penalties * search.at, change)
     square = vecdot(search.penalties * change, change)
-    rounding = 1e-14 * before.abs()
+    rounding = 1e-14 * before
     step = torch.ones_like(before)
     enough = torch.zeros_like(before, dtype=torch.bool)
     for _ in range(MAX_HALVINGS):
-        after = search.loss.value(search.scores + step[:, None] * change_of_scores)
+        after = search.loss(search.scores + step[:, None] * change_of_scores)
         rise = after - before + step * linear + 0.5 * step**2 * square
         enough = rise <= SUFFICIENT * step * promised + rounding
         if bool(enough.all()):
