@@ -259,8 +259,9 @@ class _Scene:
 
         def of(pairs: ReplyPairs) -> FillerTokens:
             if not length:
-                nothing = torch.empty((len(pairs), 0), dtype=torch.long)
-                return FillerTokens(nothing.to(self.backbone.device), nothing)
+                shape = (len(pairs), 0)
+                nothing = torch.empty(shape, dtype=torch.long, device=self.backbone.device)
+                return FillerTokens(nothing, nothing)
             return tokenise_filler(self.backbone, pairs, filler, stretch, length, rng=self.rng)
 
         return _Fillers(of(self.pairs), None if self.control is None else of(self.control))
