@@ -78,7 +78,7 @@ class AnchoringConfig:
         ConfigError: An unknown question or a number out of range.
     """
 
-    questions: tuple[Question, ...] = QUESTIONS
+    questions: tuple[str, ...] = QUESTIONS
     n_tokens: int | None = None
     n_steps: int = 16
     gates: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
@@ -304,7 +304,7 @@ def _trajectories(study: _Study) -> list[Record]:
     return records
 
 
-_ANSWERS: dict[Question, Callable[[_Study], list[Record]]] = {
+_ANSWERS: dict[str, Callable[[_Study], list[Record]]] = {
     "effects": _effects,
     "generations": _generations,
     "attention": _attention,
