@@ -6,6 +6,7 @@ comes from the full space. An axis has no sign of its own: here harmful states l
 side, on average.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -54,6 +55,19 @@ class Projection:
             columns[f"pc{axis + 1}"] = self.points[:, axis].numpy()
             columns[f"explained{axis + 1}"] = share
         return pd.DataFrame(columns)
+
+
+def project_all(sets: Sequence[ContrastSet]) -> pd.DataFrame:
+    """Every layer of every set, one below the other; sites of single tokens are left out."""
+    return pd.concat(
+        [
+            project(states, layer).frame()
+            for states in sets
+            if "@" not in states.site
+            for layer in states.layers
+        ],
+        ignore_index=True,
+    )
 
 
 def project(states: ContrastSet, layer: int | None = None) -> Projection:

@@ -127,10 +127,10 @@ def indices() -> list[Record]:
 def test_stability_is_one_minus_the_index_with_its_band() -> None:
     figure = stability_figure(indices())
     lines = {trace.name: trace for trace in figure.data if trace.name}
-    residual = lines["residual stream, last prompt token"]
+    residual = lines["residual, last prompt token"]
     assert list(residual.x) == [0, 1, 2]
     assert list(residual.y) == pytest.approx([1.0, 0.9, 0.8])
-    value = lines["value state z, workbench module"]
+    value = lines["value state z, workbench"]
     assert list(value.y) == pytest.approx([0.95] * 3)  # drawn across all layers
     band = figure.data[0]
     assert list(band.y) == pytest.approx([1.1, 1.0, 0.9, 0.6, 0.7, 0.8])  # there and back
@@ -149,7 +149,7 @@ def test_index_bars_carry_their_intervals() -> None:
     assert list(bars.x) == pytest.approx([0.0, 0.1, 0.2, 0.05, 0.9])
     assert list(bars.error_x.array) == pytest.approx([0.2] * 5)
     assert list(bars.error_x.arrayminus) == pytest.approx([0.1] * 5)
-    assert bars.y[3] == "value state z, workbench module"
+    assert bars.y[3] == "value state z, workbench"
     assert "n = 40 groups, seed 0" in bars.customdata[0]
 
 
@@ -250,8 +250,8 @@ def test_twelve_series_look_different() -> None:
 
 
 def test_words_for_sites() -> None:
-    assert site_text("z:untrained") == "value state z, untrained module"
-    assert site_text("response_tokens@5") == "residual stream, response tokens, token 5"
+    assert site_text("z:untrained") == "value state z, untrained"
+    assert site_text("response_tokens@5") == "residual, reply tokens, token 5"
     assert site_text("novel_site") == "novel site"
 
 

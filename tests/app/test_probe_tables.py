@@ -68,7 +68,7 @@ def test_the_summary_holds_the_headline_and_is_read_by_the_results_page() -> Non
 def test_latex_says_n_seed_and_method() -> None:
     latex = records_latex([INDEX, MISSING], caption="How unstable.", label="index")
     assert "How unstable. Intervals: clustered bootstrap; n = 40 groups; seed 3." in latex
-    assert r"{residual stream, last prompt token}" in latex
+    assert r"{residual, last prompt token}" in latex
     assert r"\begin{tabular}{llllllr}" in latex
 
 

@@ -36,6 +36,7 @@ from workbench.export.probe_text import (
     is_control,
     layer_text,
     layers_of,
+    place_text,
     site_text,
 )
 
@@ -193,7 +194,7 @@ def index_figure(records: Iterable[Record]) -> go.Figure:
     """Instability index of every site and layer given, with intervals."""
     form = Form(3)
     points = [
-        Point.of(_place(record), record, form)
+        Point.of(place_text(record.site, record.layer), record, form)
         for record in chosen(records, metric="instability_index")
     ]
     if not points:
@@ -297,11 +298,6 @@ def _drift(records: Sequence[Record], place: Place, axis: str) -> go.Figure:
 
 def _layer_of(record: Record) -> float:
     return math.nan if record.layer is None else float(record.layer)
-
-
-def _place(record: Record) -> str:
-    words = site_text(record.site)
-    return words if record.layer is None else f"{words}, {layer_text(record.layer)}"
 
 
 def _comparison(record: Record) -> str:

@@ -21,11 +21,11 @@ from workbench.export.probe_plots import (
 from workbench.export.probe_text import (
     Form,
     chosen,
-    context_text,
-    contrast_text,
     distinct,
-    estimator_text,
+    intervention_text,
+    is_steering_control,
     layer_text,
+    scope_text,
 )
 
 SLOPES_HELP = (
@@ -41,7 +41,6 @@ CURVE_HELP = (
     "Change of the safety margin at each dose, mean over prompts, with 95% intervals; controls "
     "are grey. A reliable direction gives a straight line through zero."
 )
-_SCOPES = {"": "all contexts", "trained": "contexts fitted on", "unseen": "other contexts"}
 
 
 def slopes_figure(records: Iterable[Record], *, site: str) -> go.Figure:
@@ -51,15 +50,17 @@ def slopes_figure(records: Iterable[Record], *, site: str) -> go.Figure:
         records: Of one run.
         site: ``residual`` for vectors, ``bridge`` for the bridge.
     """
-    found = [r for r in chosen(records, metric="steering_slope", site=site) if not _control(r)]
+    found = [
+        r for r in chosen(records, metric="steering_slope", site=site) if not is_steering_control(r)
+    ]
     if not found:
         return empty_figure("not measured in these records")
     figure = go.Figure()
-    for number, name in enumerate(distinct(_intervention(record) for record in found)):
+    for number, name in enumerate(distinct(intervention_text(record) for record in found)):
         points = [
-            Point.of(_scope(record), record, Form(3, signed=True))
+            Point.of(scope_text(record.context_a), record, Form(3, signed=True))
             for record in found
-            if _intervention(record) == name
+            if intervention_text(record) == name
         ]
         figure.add_trace(dots_with_intervals(name, points, look(number)))
     unit = "class gap" if site == "residual" else "unit of the dose"
@@ -80,16 +81,16 @@ def wrong_sign_figure(records: Iterable[Record], *, scope: str = "") -> go.Figur
     found = chosen(records, metric="wrong_sign_share", context_a=scope)
     if not found:
         return empty_figure("not measured in these records")
-    names = [_intervention(record) for record in found]
+    names = [intervention_text(record) for record in found]
     figure = go.Figure()
     for label, control, style in (
         ("intervention", False, look(1)),
         ("control", True, Look(GREY, "x")),
     ):
         points = [
-            Point.of(_intervention(record), record, Form(3))
+            Point.of(intervention_text(record), record, Form(3))
             for record in found
-            if _control(record) == control
+            if is_steering_control(record) == control
         ]
         figure.add_trace(bars_with_intervals(label, points, style))
     dress(
@@ -113,10 +114,10 @@ def steering_curve(records: Iterable[Record], *, site: str) -> go.Figure:
     if not found:
         return empty_figure("not measured in these records")
     figure = go.Figure()
-    for number, name in enumerate(distinct(_intervention(record) for record in found)):
-        course = sorted((r for r in found if _intervention(r) == name), key=lambda r: r.x)
+    for number, name in enumerate(distinct(intervention_text(record) for record in found)):
+        course = sorted((r for r in found if intervention_text(r) == name), key=lambda r: r.x)
         style = look(number)
-        if _control(course[0]):
+        if is_steering_control(course[0]):
             style = Look(GREY, style.marker, "dot")
         points = [Point.of(record.x, record, Form(3, signed=True)) for record in course]
         figure.add_traces(line_with_band(name, points, style))
@@ -137,19 +138,3 @@ def comparison_figure(records: Iterable[Record]) -> go.Figure:
     return bar_figure(
         "difference", points, x="share of wrong signs, bridge − vector", y="", style=look(2)
     )
-
-
-def _control(record: Record) -> bool:
-    return record.estimator.startswith(("random/", "permuted/"))
-
-
-def _intervention(record: Record) -> str:
-    kind, _, base = record.estimator.rpartition("/")
-    name = f"bridge, {base}" if record.site == "bridge" else estimator_text(base)
-    if record.site != "bridge":
-        name += f", {layer_text(record.layer)}, {contrast_text(record.contrast)}"
-    return f"{kind}: {name}" if kind else name
-
-
-def _scope(record: Record) -> str:
-    return _SCOPES.get(record.context_a, context_text(record.context_a))

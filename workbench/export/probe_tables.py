@@ -8,6 +8,7 @@ import pandas as pd
 from probes.records import Record, records_frame
 from workbench.export.latex import latex_table
 from workbench.export.probe_text import (
+    POOLED,
     Form,
     context_text,
     contrast_text,
@@ -29,9 +30,6 @@ HEADLINES: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """Metrics of each probe that its summary holds."""
-
-_POOLED = ("", "trained", "unseen")
-"""Contexts that stand for many."""
 
 _NUMBERS = ("x", "estimate [95% interval]", "ceiling", "control", "p")
 _EVIDENCE = ("n", "seed", "interval by", "note")
@@ -76,7 +74,7 @@ def headline(records: Iterable[Record]) -> list[Record]:
     return [
         record
         for record in records
-        if record.metric in HEADLINES.get(record.probe, ()) and record.context_a in _POOLED
+        if record.metric in HEADLINES.get(record.probe, ()) and record.context_a in POOLED
     ]
 
 

@@ -14,15 +14,15 @@ UNTRAINED = "untrained"
 """Name under which a freshly initialised value module reads along as a control."""
 
 _SITES = {
-    "prompt_last": "residual stream, last prompt token",
-    "response_mean": "residual stream, mean over the response",
-    "response_tokens": "residual stream, response tokens",
+    "prompt_last": "residual, last prompt token",
+    "response_mean": "residual, mean of the reply",
+    "response_tokens": "residual, reply tokens",
     "z": "value state z",
     "delta_z": "correction Δz",
     "bridge": "bridge tokens B",
     "score": "harm score",
     "open": "gate",
-    "z_response": "value state z of the response",
+    "z_response": "value state z of the reply",
 }
 _ESTIMATORS = {
     "mean_difference": "difference of means",
@@ -32,6 +32,10 @@ _ESTIMATORS = {
     "lat": "PCA of paired differences (LAT)",
     "ccs": "CCS",
 }
+POOLED = ("", "trained", "unseen")
+"""What stands for many contexts where a context belongs."""
+
+_SCOPES = {"": "all contexts", "trained": "contexts fitted on", "unseen": "other contexts"}
 _CONTRASTS = {
     "prompt": "harmful vs. harmless prompts",
     "response": "harmful vs. safe replies",
@@ -39,12 +43,12 @@ _CONTRASTS = {
 
 
 def site_text(site: str) -> str:
-    """A site in words; ``z:untrained`` becomes *value state z, untrained module*."""
+    """A site in words; ``z:untrained`` becomes *value state z, untrained*."""
     place, step = (site.partition("@")[0], site.partition("@")[2])
     name, _, reader = place.partition(":")
     words = _SITES.get(name, name.replace("_", " "))
     if reader:
-        words += f", {reader} module"
+        words += f", {reader}"
     return f"{words}, token {step}" if step else words
 
 
@@ -75,11 +79,37 @@ def context_text(name: str) -> str:
     return name.replace("_", " ")
 
 
+def scope_text(context: str) -> str:
+    """A context, or what stands for many, in words."""
+    return _SCOPES.get(context, context_text(context))
+
+
+def is_steering_control(record: Record) -> bool:
+    """Whether a reliability record is about random or permuted vectors, or random bridges."""
+    return record.estimator.startswith(("random/", "permuted/"))
+
+
+def intervention_text(record: Record) -> str:
+    """What a reliability record steers by, in words."""
+    kind, _, base = record.estimator.rpartition("/")
+    if record.site == "bridge":
+        name = f"bridge, {base}"
+    else:
+        contrast = contrast_text(record.contrast)
+        name = f"{estimator_text(base)}, {layer_text(record.layer)}, {contrast}"
+    return f"{kind}: {name}" if kind else name
+
+
 def layer_text(layer: int | None) -> str:
     """A layer in words; -1 stands for the embeddings."""
     if layer is None:
         return "no layers"
     return "embeddings" if layer == -1 else f"block {layer}"
+
+
+def place_text(site: str, layer: int | None) -> str:
+    """A site and its layer, if it has one, in words."""
+    return site_text(site) if layer is None else f"{site_text(site)}, {layer_text(layer)}"
 
 
 def distinct(values: Iterable[_Value]) -> list[_Value]:

@@ -1,0 +1,128 @@
+"""Every site that the instability question compares, lined up out of one store.
+
+The residual stream is compared with what a value module makes of the same prompts: its value state,
+its correction and its bridge. Beside the trained module reads an *untrained* one of the same
+configuration, freshly initialised: what any such network would show.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from probes.collection.sites import TOKEN_SITE, reads_response
+from probes.collection.store import StateStore
+from probes.contrasts import CONTRASTS, MIN_PER_CLASS, Contrast, ContrastSet, contrast_set
+from workbench.data.example import Example
+from workbench.errors import DataError
+from workbench.guidance.svgt_bridge import SVGTBridge
+from workbench.svgt.value_module import ValueModule
+
+UNTRAINED = "untrained"
+STEPS = (0, 1, 2, 4, 8)
+"""Tokens of the reply at which directions are compared; later ones are rarely reached."""
+
+_NOT_DIRECTIONS = ("score", "open")
+_HARM = {"prompt": "prompt_harm", "response": "response_harm"}
+
+
+def survey_modules(bridge: SVGTBridge | None, *, seed: int) -> dict[str, ValueModule]:
+    """The module behind a bridge under its name, and an untrained one of the same configuration.
+
+    Args:
+        bridge: A guidance; None or one without a value module gives none.
+        seed: Of the untrained module's weights.
+    """
+    if bridge is None or not isinstance(bridge.writer, ValueModule):
+        return {}
+    trained = bridge.writer
+    device = next(trained.parameters()).device
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        untrained = ValueModule(trained.config).to(device).freeze()
+    return {trained.config.name: trained, UNTRAINED: untrained}
+
+
+def survey_sites(contrasts: Sequence[Contrast], *, steps: bool) -> tuple[str, ...]:
+    """The residual sites to collect for some contrasts.
+
+    Args:
+        contrasts: What will be compared.
+        steps: Whether single tokens of the reply will be, too.
+    """
+    sites = ["prompt_last"] if "prompt" in contrasts else []
+    if "response" in contrasts:
+        sites += ["response_mean", *([TOKEN_SITE] if steps else [])]
+    return tuple(sites)
+
+
+def possible_contrasts(examples: Sequence[Example]) -> tuple[Contrast, ...]:
+    """The contrasts that examples carry: the second needs a reply to every one of them."""
+    replied = all(example.response is not None for example in examples)
+    judged = any(example.labels.get("response_harm") is not None for example in examples)
+    return CONTRASTS if replied and judged else ("prompt",)
+
+
+def require_classes(examples: Sequence[Example], contrasts: Sequence[Contrast]) -> None:
+    """Check that every context has enough examples of both classes, before anything is run.
+
+    Raises:
+        DataError: It has not; context, class and numbers are named.
+    """
+    for contrast in contrasts:
+        label = _HARM[contrast]
+        for context in dict.fromkeys(example.context for example in examples):
+            harm = {
+                (example.prompt, example.response if contrast == "response" else None): bool(
+                    example.labels[label]
+                )
+                for example in examples
+                if example.context == context
+                and example.labels.get(label) is not None
+                and (contrast == "prompt" or example.labels.get("prompt_harm"))
+            }
+            for name, count in (
+                ("harmful", sum(harm.values())), ("harmless", len(harm) - sum(harm.values())),
+            ):  # fmt: skip
+                if count < MIN_PER_CLASS:
+                    raise DataError(
+                        f"the context '{context}' has {count} {name} examples with the label "
+                        f"'{label}', {MIN_PER_CLASS} are needed for the contrast '{contrast}': "
+                        "give more, or leave this context out"
+                    )
+
+
+def survey_sets(
+    store: StateStore, contrasts: Sequence[Contrast], *, steps: Sequence[int] = STEPS
+) -> list[ContrastSet]:
+    """Line up every site of a store for every contrast that it can carry.
+
+    Args:
+        store: Collected with :func:`survey_sites` and :func:`survey_modules`.
+        contrasts: Which to compare.
+        steps: Tokens of the reply; those that too few replies reach are left out.
+
+    Raises:
+        DataError: See :func:`~probes.contrasts.contrast_set`.
+    """
+    sets = [
+        contrast_set(store, site, contrast)
+        for contrast in contrasts
+        for site in store.sites
+        if reads_response(site) == (contrast == "response")
+        and site != TOKEN_SITE
+        and site.partition(":")[0] not in _NOT_DIRECTIONS
+    ]
+    if TOKEN_SITE in store.sites and "response" in contrasts:
+        sets += _steps(store, steps)
+    return sets
+
+
+def _steps(store: StateStore, steps: Sequence[int]) -> list[ContrastSet]:
+    """Single tokens, as far as every context has enough replies that reach them."""
+    reached: list[ContrastSet] = []
+    for step in steps:
+        try:
+            reached.append(contrast_set(store, TOKEN_SITE, "response", step=step))
+        except DataError:  # later steps are reached by fewer replies still
+            break
+    return reached

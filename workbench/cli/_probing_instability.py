@@ -1,0 +1,145 @@
+"""The work behind ``workbench probe instability``: read states, compare directions, draw states."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from probes.collection import collect
+from probes.contrasts import CONTRASTS, Contrast
+from probes.directions import ESTIMATORS
+from probes.instability import InstabilityConfig, run_instability
+from probes.projection import project_all
+from probes.records import Record
+from probes.survey import (
+    possible_contrasts,
+    require_classes,
+    survey_modules,
+    survey_sets,
+    survey_sites,
+)
+from workbench.cli._probing import (
+    Prompts,
+    Subject,
+    layers_in,
+    names_in,
+    print_found,
+    probe_folder,
+    record_table,
+    stages,
+)
+from workbench.config import to_mapping
+from workbench.data.example import Example
+from workbench.export.probe_runs import STATES_FOLDER, open_probe, save_probe
+from workbench.export.probe_text import (
+    Form,
+    chosen,
+    contrast_text,
+    estimator_text,
+    layer_text,
+    place_text,
+    site_text,
+)
+from workbench.testbed.crossed import crossed_examples
+
+Tell = Callable[[int, int], None]
+
+
+def probe_instability(
+    subject: Subject,
+    prompts: Prompts,
+    out: Path,
+    *,
+    layers: str | None,
+    estimators: str | None,
+    contrasts: str | None,
+    limit: int,
+    seed: int,
+    resume: bool,
+) -> None:
+    """Collect states, compare directions at every site, and print the instability indices."""
+    named = layers_in(layers, subject.backbone)
+    plain = InstabilityConfig()
+    config = InstabilityConfig(
+        estimators=plain.estimators
+        if estimators is None
+        else names_in(estimators, tuple(ESTIMATORS), "estimator")
+    )
+    examples, compared = _examples(prompts, contrasts, limit, seed)
+    described = {
+        **subject.identity,
+        "prompts": prompts.describe(limit),
+        "contrasts": list(compared),
+        "layers": None if named is None else list(named),
+        "instability": to_mapping(config),
+    }
+    with (
+        probe_folder(out, "instability", described, seed=seed, resume=resume) as run,
+        stages() as board,
+    ):
+        if run.record.status != "finished":
+            store = collect(
+                subject.backbone, examples, out / STATES_FOLDER, layers=named,
+                sites=survey_sites(compared, steps=True),
+                readers=survey_modules(subject.bridge, seed=seed),
+                on_progress=board.of("reading states"),
+            )  # fmt: skip
+            sets = survey_sets(store, compared)
+            records = run_instability(
+                sets, config, backbone=subject.backbone.name, seed=seed,
+                on_progress=board.of("comparing directions"),
+            )  # fmt: skip
+            save_probe(run, records, project_all(sets))
+    print_found(out, _tables(open_probe(out).records))
+
+
+def _examples(
+    prompts: Prompts, contrasts: str | None, limit: int, seed: int
+) -> tuple[Sequence[Example], tuple[Contrast, ...]]:
+    """The prompts with their replies, and the contrasts that they carry."""
+    examples: Sequence[Example] = prompts.examples
+    if prompts.file is None:
+        examples = crossed_examples(
+            prompts.contexts, n_per_class=limit, seed=seed, with_responses=True
+        )
+    wanted = possible_contrasts(examples)
+    if contrasts is not None:
+        named = names_in(contrasts, CONTRASTS, "contrast")
+        wanted = tuple(contrast for contrast in CONTRASTS if contrast in named)
+    require_classes(examples, wanted)
+    return examples, wanted
+
+
+def _tables(records: Sequence[Record]) -> list[Table]:
+    """Indices of the first estimator, and differences at one block; the rest is in the records."""
+    indices = chosen(records, metric="instability_index")
+    first = indices[0].estimator
+    tables = []
+    for contrast in dict.fromkeys(record.contrast for record in indices):
+        of_contrast = chosen(records, contrast=contrast, estimator=first)
+        found = chosen(of_contrast, metric="instability_index")
+        rows = [(place_text(record.site, record.layer), record) for record in found]
+        about = f"{contrast_text(contrast)}, {estimator_text(first)}"
+        title = f"Instability index, {about}\n0: one direction serves all contexts; 1: unrelated"
+        tables.append(record_table(title, "index", rows, Form(3)))
+        tables += _differences(of_contrast, _most_unstable(found))
+    return tables
+
+
+def _differences(records: Sequence[Record], block: int | None) -> list[Table]:
+    rows = [
+        (site_text(record.site), record)
+        for record in chosen(records, metric="instability_difference", layer=block)
+    ]
+    if not rows:
+        return []
+    title = (
+        f"How much more the residual stream turns at its most unstable place, {layer_text(block)}"
+    )
+    return [record_table(title, "difference", rows, Form(3, signed=True))]
+
+
+def _most_unstable(indices: Sequence[Record]) -> int | None:
+    layered = [r for r in indices if r.layer is not None and not math.isnan(r.estimate)]
+    return max(layered, key=lambda record: record.estimate).layer if layered else None
