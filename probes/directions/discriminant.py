@@ -112,5 +112,5 @@ def _solve(
     pivots = factor.diagonal(dim1=-2, dim2=-1).square().amin(dim=-1)
     largest = scatter.diagonal(dim1=-2, dim2=-1).amax(dim=-1)
     singular = (failed > 0) | ~(pivots > SINGULAR * largest)
-    directions = torch.cholesky_solve(sample.mean_differences()[..., None], factor)[..., 0]
+    directions = torch.cholesky_solve(sample.mean_differences[..., None], factor)[..., 0]
     return directions.masked_fill(singular[:, None], torch.nan)

@@ -155,7 +155,7 @@ def _fit_layer(
         rows = sample.rows(start, start + block)
         fitted = estimator.fit(rows, options)
         unit = fitted / fitted.norm(dim=-1, keepdim=True)
-        differ = rows.mean_differences().norm(dim=-1, keepdim=True) > NO_DIFFERENCE * extent
+        differ = rows.mean_differences.norm(dim=-1, keepdim=True) > NO_DIFFERENCE * extent
         unit = torch.where(differ, unit, torch.nan)
         found.append((unit if basis is None else unit @ basis).to(states.dtype))
     return torch.cat(found)

@@ -12,4 +12,4 @@ from probes.directions.sample import Sample
 
 def mean_difference(sample: Sample, _: LayerOptions) -> Float[Tensor, "resample rank"]:
     """μ₁ - μ₀ of every resample."""
-    return sample.mean_differences()
+    return sample.mean_differences

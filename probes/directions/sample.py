@@ -7,6 +7,7 @@ back at the end. Nothing is lost, as a direction outside that space tells no two
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -55,6 +56,7 @@ class Sample:
         """Harmful minus harmless state of every pair."""
         return self.states[self.pairs[:, 0]] - self.states[self.pairs[:, 1]]
 
+    @cached_property
     def mean_differences(self) -> Float[Tensor, "resample rank"]:
         """Mean of the harmful minus mean of the harmless states."""
         harmless, harmful = (given / given.sum(-1, keepdim=True) for given in self.class_weights)
