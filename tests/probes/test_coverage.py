@@ -56,7 +56,6 @@ def assert_nominal(one: Callable[[], bool | None]) -> None:
     found = [one() for _ in range(REPETITIONS)]
     measured = [covered for covered in found if covered is not None]
     assert len(measured) > 0.9 * REPETITIONS
-    print(np.mean(measured), len(measured))
     assert 0.90 <= np.mean(measured) <= 0.98
 
 
