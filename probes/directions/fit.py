@@ -112,8 +112,8 @@ def fit_directions(
         estimator has no solution.
 
     Raises:
-        DataError: Unknown estimator, parts of different sizes, weights below 0, or
-            pairs missing where they are needed.
+        DataError: Unknown estimator, parts of different sizes, weights below 0, pairs missing where
+            they are needed, not mutual, or of one class.
         NonFiniteError: A state is NaN or infinite; layer and example are named.
         ConfigError: The options name another number of layers.
     """
