@@ -264,7 +264,7 @@ def _accuracy_elsewhere(
     estimator: str,
     samples: Sequence[FrameSample],
     layer: int,
-    tasks: Sequence[Bool[Tensor, "task n"]],
+    tasks: Sequence[Bool[Tensor, "task ..."]],
     fitted: int,
     options: DirectionOptions,
 ) -> Float[Tensor, "task draw"]:

@@ -15,7 +15,7 @@ from probes.instability.controls import upper_p_value as p_value_of
 from probes.instability.drift import Drift
 from probes.instability.plan import Spread
 from probes.instability.reliability import ceiling, is_reliable, spearman_brown
-from probes.instability.reporting import Column, not_measured, range_record
+from probes.instability.reporting import Column, joined, not_measured, range_record
 from probes.instability.stability import Cosines, Instability
 from probes.instability.transfer import transfer
 from probes.instability.variance import shares
@@ -88,7 +88,10 @@ def _cosine_records(
     if measured:
         first, second = (list(side) for side in zip(*measured, strict=True))
         ceilings = [ceiling(float(whole[a]), float(whole[b])) for a, b in measured]
-        template = replace(view.template(), ceiling=float(np.mean(ceilings)))
+        nulls = [permuted[a][b] for a, b in measured]
+        template = replace(
+            view.template(), ceiling=float(np.mean(ceilings)), null=float(np.mean(nulls))
+        )
         mean = cosines.raw[:, first, second].mean(dim=1)
         yield Column.of("cosine", mean, "cosine").record(template)
 
@@ -135,7 +138,8 @@ def _nothing(view: DirectionView, instability: Instability) -> str:
     if len(view.fits) < 2:
         return "there is one context only"
     if not bool(instability.measured.any()):
-        return "no pair of contexts has directions reliable enough"
+        missing = view.reason(*range(len(view.fits)))
+        return joined("no pair of contexts has directions reliable enough", missing)
     return ""
 
 
