@@ -221,7 +221,8 @@ def paths_figure(records: Iterable[Record]) -> go.Figure:
     if not heads:
         return empty_figure("no path patching in these records")
     panels = {
-        name.capitalize(): chosen(heads, estimator=name) for name in ("necessity", "sufficiency")
+        name.capitalize(): chosen(heads, estimator=name)
+        for name in distinct(record.estimator for record in heads)
     }
     return _head_panels(panels, Scale("share of the effect", -1.0, 1.0), Form(2))
 
@@ -232,7 +233,7 @@ def readers_figure(records: Iterable[Record]) -> go.Figure:
     if not groups:
         return empty_figure("no path patching in these records")
     figure = go.Figure()
-    for number, name in enumerate(("necessity", "sufficiency")):
+    for number, name in enumerate(distinct(record.estimator for record in groups)):
         points = [Point.of(_reader(r), r, Form(2)) for r in chosen(groups, estimator=name)]
         figure.add_trace(bars_with_intervals(name, points, look(number)))
     names = distinct(_reader(record) for record in groups)

@@ -37,6 +37,9 @@ WRONG_SIGN_HELP = (
     "Share of prompts that the intervention pushes the wrong way, with 95% intervals. A useless "
     "vector pushes half of them the wrong way (dashed line)."
 )
+COMPARISON_HELP = (
+    "Left of 0: the bridge pushes fewer prompts the wrong way than the vector, on the same prompts."
+)
 CURVE_HELP = (
     "Change of the safety margin at each dose, mean over prompts, with 95% intervals; controls "
     "are grey. A reliable direction gives a straight line through zero."

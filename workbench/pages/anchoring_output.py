@@ -21,7 +21,7 @@ from workbench.guidance import GREEDY, Sampling
 from workbench.pages.anchoring import AnchoringRequest
 from workbench.pages.conversation_text import parse_conversation
 from workbench.pages.loading import Stamp, get_backbone, get_module
-from workbench.pages.probe_output import Panel, record_tables, run_facts, show_panels
+from workbench.pages.probe_output import Panel, choice, record_tables, run_facts, show_panels
 from workbench.pages.prompt_records import prompt_records
 from workbench.pages.remembering import remembered
 
@@ -68,7 +68,7 @@ def answer(request: AnchoringRequest, *, analyse: bool) -> None:
 def show_run(run: ProbeRun) -> None:
     """Show all records of an anchoring run."""
     run_facts(run)
-    show_panels(_panels(run.records, stem=run.name))
+    show_panels(_panels(run.records, stem=run.name), run.records)
     record_tables(run.records, stem=run.name)
 
 
@@ -134,7 +134,7 @@ def _show_prompt(result: _Result) -> None:
         "One prompt, so no intervals: effects are measured on its own two replies, the guided one "
         "in the place of the safe one. For a claim use a run of `workbench probe anchoring`."
     )
-    show_panels(_panels(result.records, stem="prompt"))
+    show_panels(_panels(result.records, stem="prompt"), result.records)
     record_tables(result.records, stem="prompt")
 
 
@@ -157,91 +157,76 @@ def _margin_text(records: Sequence[Record]) -> str:
 
 
 def _panels(records: Sequence[Record], *, stem: str) -> list[Panel]:
-    """The figures for which there are records, two a row."""
-    everything = [
+    return [
         Panel(
             f"{stem}-attention-map", "Which heads read the bridge", figures.ATTENTION_MAP_HELP,
-            ("attention_mass",),
             lambda: figures.attention_map(
-                records, weighting=_choice("Attention as", _WEIGHTINGS, "weighting")
+                records, weighting=choice("Attention as", _WEIGHTINGS, "weighting")
             ),
+            ("attention_mass",),
         ),
         Panel(
             f"{stem}-attention-course", "Attention along the reply",
-            figures.ATTENTION_COURSE_HELP, ("attention_mass",),
+            figures.ATTENTION_COURSE_HELP,
             lambda: figures.attention_course(
                 records, weighting=st.session_state.get("weighting", "raw")
             ),
+            ("attention_mass",),
         ),
         Panel(
             f"{stem}-effects", "What the bridge causes: take it away or replace it",
-            figures.EFFECTS_HELP, tuple(_EFFECTS), lambda: _effects(records),
+            figures.EFFECTS_HELP, lambda: _effects(records), tuple(_EFFECTS),
         ),
         Panel(
-            f"{stem}-doses", "Dose and response", figures.DOSES_HELP, tuple(_DOSE_METRICS),
-            lambda: _doses(records),
+            f"{stem}-doses", "Dose and response", figures.DOSES_HELP, lambda: _doses(records),
+            tuple(_DOSE_METRICS),
         ),
         Panel(
             f"{stem}-paths", "Through which heads the bridge acts", figures.PATHS_HELP,
-            ("path_share",), lambda: figures.paths_figure(records),
+            lambda: figures.paths_figure(records), ("path_share",),
         ),
         Panel(
             f"{stem}-readers", "Through which groups of readers", figures.READERS_HELP,
-            ("path_share",), lambda: figures.readers_figure(records),
+            lambda: figures.readers_figure(records), ("path_share",),
         ),
         Panel(
             f"{stem}-trajectory", "Harm score along the reply", figures.TRAJECTORY_HELP,
-            ("trajectory",), lambda: figures.trajectory_figure(records),
+            lambda: figures.trajectory_figure(records), ("trajectory",),
         ),
         Panel(
             f"{stem}-prediction", "Predicted and measured change", figures.PREDICTION_HELP,
-            ("first_order_predicted",), lambda: figures.prediction_figure(records),
+            lambda: figures.prediction_figure(records), ("first_order_predicted",),
         ),
         Panel(
             f"{stem}-attribution", "What the slots write towards the safe word",
-            figures.ATTRIBUTION_HELP, ("logit_attribution",),
-            lambda: figures.attribution_map(records),
+            figures.ATTRIBUTION_HELP, lambda: figures.attribution_map(records),
+            ("logit_attribution",),
         ),
         Panel(
             f"{stem}-dilution", "Dilution: the bridge after many more tokens",
-            figures.DILUTION_HELP, tuple(_DILUTIONS), lambda: _dilution(records),
+            figures.DILUTION_HELP, lambda: _dilution(records), tuple(_DILUTIONS),
         ),
     ]  # fmt: skip
-    measured = {record.metric for record in records if not math.isnan(record.estimate)}
-    return [panel for panel in everything if measured & set(panel.metrics)]
 
 
 def _effects(records: Sequence[Record]) -> go.Figure:
-    return figures.effects_figure(records, _choice("Shown", _there(records, _EFFECTS), "effect"))
+    return figures.effects_figure(records, choice("Shown", _there(records, _EFFECTS), "effect"))
 
 
 def _doses(records: Sequence[Record]) -> go.Figure:
     there = {record.estimator for record in records if record.metric in _DOSE_METRICS}
-    dose = _choice("Dose", {k: v for k, v in _DOSES.items() if k in there}, "dose")
+    dose = choice("Dose", {k: v for k, v in _DOSES.items() if k in there}, "dose")
     of_dose = [record for record in records if record.estimator == dose]
-    metric = _choice("Response", _there(of_dose, _DOSE_METRICS), "dose-metric")
+    metric = choice("Response", _there(of_dose, _DOSE_METRICS), "dose-metric")
     return figures.dose_figure(records, dose, metric)
 
 
 def _dilution(records: Sequence[Record]) -> go.Figure:
     return figures.dilution_figure(
-        records, _choice("Shown", _there(records, _DILUTIONS), "dilution")
+        records, choice("Shown", _there(records, _DILUTIONS), "dilution")
     )
 
 
 def _there(records: Sequence[Record], names: dict[str, str]) -> dict[str, str]:
     found = {record.metric for record in records if not math.isnan(record.estimate)}
     return {name: text for name, text in names.items() if name in found}
-
-
-def _choice(label: str, names: dict[str, str], key: str) -> str:
-    """Ask for one of several; a single one needs no asking."""
-    if len(names) == 1:
-        return next(iter(names))
-    if st.session_state.get(key) not in names:
-        st.session_state.pop(key, None)  # it belonged to other records
-    chosen = st.segmented_control(
-        label, list(names), default=next(iter(names)), format_func=names.__getitem__, key=key,
-        bind="query-params", required=True,
-    )  # fmt: skip
-    return str(chosen)

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from workbench.pages import anchoring, playground, results
+from workbench.pages import anchoring, directions, playground, results
 from workbench.pages.guard import guarded
 
 
@@ -17,6 +17,12 @@ def run() -> None:
                 icon=":material/forum:",
                 url_path="playground",
                 default=True,
+            ),
+            st.Page(
+                guarded(directions.page),
+                title="Value directions",
+                icon=":material/explore:",
+                url_path="directions",
             ),
             st.Page(
                 guarded(anchoring.page),

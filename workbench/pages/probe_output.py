@@ -1,6 +1,7 @@
 """What the probes' pages share: figures two a row, tables of records, facts about a run."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
@@ -20,19 +21,21 @@ class Panel:
         key: Its name among the page's elements and files.
         title: Above it.
         how_to_read: Below it.
-        metrics: Metrics of records that it can show.
         draw: Asks for what is still open, and draws.
+        metrics: Shown where one of these was measured; always, if empty.
     """
 
     key: str
     title: str
     how_to_read: str
-    metrics: tuple[str, ...]
     draw: Callable[[], go.Figure]
+    metrics: tuple[str, ...] = ()
 
 
-def show_panels(panels: Sequence[Panel]) -> None:
-    """Draw figures, two a row."""
+def show_panels(panels: Sequence[Panel], records: Sequence[Record]) -> None:
+    """Draw the figures that these records can fill, two a row."""
+    measured = {record.metric for record in records if not math.isnan(record.estimate)}
+    panels = [panel for panel in panels if not panel.metrics or measured & set(panel.metrics)]
     for first in range(0, len(panels), 2):
         for column, panel in zip(st.columns(2, gap="large"), panels[first:], strict=False):
             with column, st.container(border=True):
@@ -42,6 +45,26 @@ def show_panels(panels: Sequence[Panel]) -> None:
 def show_panel(panel: Panel) -> None:
     """Draw one figure."""
     figure_block(panel.draw, key=panel.key, title=panel.title, how_to_read=panel.how_to_read)
+
+
+def choice(label: str, names: Mapping[str, str], key: str) -> str:
+    """Ask for one of several, the first by default; a single one needs no asking.
+
+    Args:
+        label: Above the choices.
+        names: Value to what a person reads.
+        key: Of the widget, and in the address.
+    """
+    options = list(names)
+    if st.session_state.get(key) not in options:
+        st.session_state.pop(key, None)  # it belonged to other records
+    if len(options) == 1:
+        return options[0]
+    chosen = st.segmented_control(
+        label, options, default=options[0], format_func=names.__getitem__, key=key,
+        bind="query-params", required=True,
+    )  # fmt: skip
+    return str(chosen)
 
 
 def run_facts(run: ProbeRun) -> None:
