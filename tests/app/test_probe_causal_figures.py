@@ -15,6 +15,7 @@ from workbench.export.probe_anchoring_figures import (
     attention_course,
     attention_map,
     attribution_map,
+    attribution_parts,
     dilution_figure,
     dose_figure,
     effects_figure,
@@ -101,8 +102,20 @@ def test_attribution_is_centred_at_zero() -> None:
     )
     slots, noise = figure.data
     assert (slots.zmin, slots.zmax) == (-0.4, 0.4)
-    assert slots.text[0][0] == "-0.40"
+    assert slots.text[0][0] == "-0.400"
     assert grid(noise) == [[0.1]]
+
+
+def test_parts_of_the_attribution_beside_noise() -> None:
+    parts = [
+        record("logit_attribution", 2.0, site="stream", null=0.5),
+        record("logit_attribution", -0.5, site="rest", layer=4, null=math.nan),
+        record("logit_attribution", 9.0, site="slots", layer=4, head=1),
+    ]
+    own, noise = attribution_parts(parts).data
+    assert list(own.y) == ["stream: the last slot itself", "MLP and biases, block 4"]
+    assert list(own.x) == [2.0, -0.5]
+    assert list(noise.x) == [0.5, None]
 
 
 # ------------------------------------------------------------------------------------- effects
@@ -169,6 +182,9 @@ def test_paths_by_head_and_by_group() -> None:
     bars = readers_figure(paths()).data
     assert [bar.name for bar in bars] == ["necessity", "sufficiency"]
     assert list(bars[0].y) == ["all readers", "stream", "block 4"]
+    sampled = [record("path_harm_share", 0.4, estimator="sufficiency", site="heads")]
+    (bars,) = readers_figure(sampled, "path_harm_share").data
+    assert list(bars.x) == [0.4]
 
 
 def test_prediction_against_measurement() -> None:

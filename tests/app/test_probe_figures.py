@@ -151,6 +151,7 @@ def test_index_bars_carry_their_intervals() -> None:
     assert list(bars.error_x.arrayminus) == pytest.approx([0.1] * 5)
     assert bars.y[3] == "value state z, workbench"
     assert "n = 40 groups, seed 0" in bars.customdata[0]
+    assert bars.marker.color[0] == site_look("prompt_last").colour != bars.marker.color[3]
 
 
 def test_an_unmeasured_index_keeps_its_name_and_has_no_bar() -> None:
@@ -185,12 +186,17 @@ def test_controls_stand_beside_the_same_contexts_result() -> None:
             record("transfer_auroc", 0.55, context_a="direct", context_b="fiction"),
             record("permutation_auroc", 0.5, context_a="direct"),
             record("length_auroc", 0.58, context_a="direct"),
+            record("random_direction_auroc", 0.6, context_a="direct", estimator="random"),
+            record("random_direction_auroc", 0.7, context_a="direct", estimator="random_matched"),
         ]
     )
     drawn = {trace.name: list(trace.y) for trace in figure.data}
     assert drawn == {
         "direction, same context": [0.95], "length alone": [0.58], "labels permuted": [0.5],
+        "random direction": [0.6], "random, spread as the states": [0.7],
     }  # fmt: skip
+    assert all(list(trace.x) == ["direct"] for trace in figure.data)
+    assert (figure.layout.shapes[0].y0, figure.layout.shapes[0].name) == (0.5, "chance")
 
 
 @pytest.mark.parametrize(

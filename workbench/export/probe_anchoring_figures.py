@@ -26,6 +26,7 @@ from workbench.export.probe_plots import (
     line_with_band,
     look,
     reference_line,
+    tidy_heat_map,
 )
 from workbench.export.probe_text import Form, chosen, distinct, evidence, layer_text, layers_of
 
@@ -70,8 +71,9 @@ DILUTION_HELP = (
     "decision, with 95% intervals; its control is a random bridge of equal size."
 )
 ATTRIBUTION_HELP = (
-    "What each head writes from the slots directly towards the safe first word (logit difference "
-    "safe − harmful); beside it the same for slots that hold noise."
+    "What is written directly towards the first safe word, as logit difference safe − harmful at "
+    "the place where the two replies part: by heads from the slots, or by all parts; beside it the "
+    "same for slots that hold noise."
 )
 
 EFFECT_METRICS: dict[str, str] = {
@@ -84,7 +86,8 @@ EFFECT_METRICS: dict[str, str] = {
 
 DOSE_AXES: dict[str, str] = {
     "gate": "gate scale (1 as trained)",
-    "tokens": "bridge tokens kept (number)",
+    "first": "bridge tokens kept, from the first (number)",
+    "last": "bridge tokens kept, from the last (number)",
     "refresh": "new tokens between two writes of the bridge",
 }
 DOSE_METRICS: dict[str, str] = {
@@ -98,6 +101,12 @@ DILUTION_METRICS: dict[str, str] = {
     "dilution_control_loss": "loss of helpful replies (nats a token)",
 }
 _KEYS = {"slots": "bridge slots", "sink": "first token (sink)"}
+_PARTS = {
+    "stream": "stream: the last slot itself",
+    "constant": "constant of the unembedding",
+    "total": "all parts together",
+    "difference": "the model's logits",
+}
 _NOISE = "slots holding noise"
 _WRITTEN_ONCE = 0.0
 _REPLY_AXIS = "token of the reply (index)"
@@ -159,7 +168,7 @@ def attribution_map(records: Iterable[Record]) -> go.Figure:
     noise = [replace(record, estimate=record.null, low=math.nan, high=math.nan) for record in slots]
     reach = max(_finite(abs(r.estimate) for r in (*slots, *noise)), default=1.0)
     scale = Scale("logits towards safe", -reach, reach, AGREEMENT_SCALE)
-    return _head_panels({_KEYS["slots"]: slots, _NOISE: noise}, scale, Form(2, signed=True))
+    return _head_panels({_KEYS["slots"]: slots, _NOISE: noise}, scale, Form(3, signed=True))
 
 
 # --------------------------------------------------------------------------------------- effects
@@ -210,9 +219,7 @@ def dose_figure(records: Iterable[Record], dose: str, metric: str) -> go.Figure:
     plain = next(iter(_finite(record.null for record in found)), None)
     if plain is not None:
         reference_line(figure, plain, "no slots")
-    dress(figure, x=DOSE_AXES[dose], y=DOSE_METRICS[metric], height=360)
-    figure.update_layout(showlegend=False, margin={"t": 20})
-    return figure
+    return dress(figure, x=DOSE_AXES[dose], y=DOSE_METRICS[metric], height=360)
 
 
 def paths_figure(records: Iterable[Record]) -> go.Figure:
@@ -227,9 +234,14 @@ def paths_figure(records: Iterable[Record]) -> go.Figure:
     return _head_panels(panels, Scale("share of the effect", -1.0, 1.0), Form(2))
 
 
-def readers_figure(records: Iterable[Record]) -> go.Figure:
-    """Necessity and sufficiency of groups of readers, with intervals."""
-    groups = chosen(records, metric="path_share", site=("all", "heads", "stream", "layer"))
+def readers_figure(records: Iterable[Record], metric: str = "path_share") -> go.Figure:
+    """Necessity and sufficiency of groups of readers, with intervals.
+
+    Args:
+        records: Of one run.
+        metric: ``path_share`` of the margin, or ``path_harm_share`` of the harm reduction.
+    """
+    groups = chosen(records, metric=metric, site=("all", "heads", "stream", "layer"))
     if not groups:
         return empty_figure("no path patching in these records")
     figure = go.Figure()
@@ -238,6 +250,29 @@ def readers_figure(records: Iterable[Record]) -> go.Figure:
         figure.add_trace(bars_with_intervals(name, points, look(number)))
     names = distinct(_reader(record) for record in groups)
     dress(figure, x="share of the effect (1 all of it)", y="", height=60 * len(names) + 120)
+    figure.update_yaxes(categoryorder="array", categoryarray=names, autorange="reversed")
+    figure.add_vline(x=0, line={"color": GREY, "width": 1})
+    return figure
+
+
+def attribution_parts(records: Iterable[Record]) -> go.Figure:
+    """What the parts of the model write towards the safe word, beside slots that hold noise."""
+    parts = [
+        record
+        for record in chosen(records, metric="logit_attribution", head=None)
+        if _measured(record)
+    ]
+    if not parts:
+        return empty_figure("no logit attribution in these records")
+    own = [Point.of(_part(record), record, Form(3, signed=True)) for record in parts]
+    noise = [
+        Point(_part(r), r.null, math.nan, math.nan, evidence(r, Form(3, signed=True)))
+        for r in parts
+    ]
+    figure = go.Figure(bars_with_intervals("bridge", own, look(1)))
+    figure.add_trace(bars_with_intervals(_NOISE, noise, _CONTROL_LOOK))
+    names = [_part(record) for record in parts]
+    dress(figure, x="logits towards safe", y="", height=50 * len(names) + 120)
     figure.update_yaxes(categoryorder="array", categoryarray=names, autorange="reversed")
     figure.add_vline(x=0, line={"color": GREY, "width": 1})
     return figure
@@ -357,10 +392,8 @@ def _head_panels(panels: dict[str, list[Record]], scale: Scale, form: Form) -> g
         for trace in heat_traces(grid, scale, show_scale=last):
             figure.add_trace(trace, 1, column)
     dress(figure, x="head", y="", height=46 * len(layers) + 150)
-    figure.update_yaxes(autorange="reversed", showgrid=False)
-    figure.update_xaxes(type="category", showgrid=False)
-    figure.update_layout(showlegend=False)
-    return figure
+    figure.update_xaxes(type="category")
+    return tidy_heat_map(figure)
 
 
 def _by_x(records: Sequence[Record]) -> list[Record]:
@@ -386,6 +419,12 @@ def _reader(record: Record) -> str:
     if record.site == "layer":
         return layer_text(record.layer)
     return {"all": "all readers", "heads": "all heads", "stream": "stream"}[record.site]
+
+
+def _part(record: Record) -> str:
+    if record.site == "rest":
+        return f"MLP and biases, {layer_text(record.layer)}"
+    return _PARTS.get(record.site, record.site)
 
 
 def _both_ends(records: Sequence[Record]) -> dict[str, object]:

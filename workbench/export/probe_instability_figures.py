@@ -25,6 +25,7 @@ from workbench.export.probe_plots import (
     line_with_band,
     look,
     reference_line,
+    tidy_heat_map,
 )
 from workbench.export.probe_text import (
     Form,
@@ -75,7 +76,8 @@ STEP_DRIFT_HELP = (
 )
 CONTROLS_HELP = (
     "What the direction reaches on held-out prompts of its own context, beside what it should not "
-    "reach: labels permuted, a random direction, the length of the text alone."
+    "reach: labels permuted, random directions, the length of the text alone. A random direction "
+    "far from chance says that harm is written all over the states, not that it stands for harm."
 )
 
 Place: TypeAlias = Callable[[Record], float]
@@ -88,12 +90,17 @@ _TRANSFER = {
     "transfer_drop": Scale("AUROC lost (0 none)", -0.5, 0.5, ATTENTION_SCALE),
 }
 TRANSFER_METRICS: tuple[str, ...] = tuple(_TRANSFER)
-_CONTROL_NAMES = {
-    "transfer_auroc": "direction, same context",
-    "length_auroc": "length alone",
-    "permutation_auroc": "labels permuted",
-    "random_direction_auroc": "random direction",
-}
+_CONTROLS: dict[str, dict[str, object]] = {
+    "direction, same context": {"metric": "transfer_auroc"},
+    "length alone": {"metric": "length_auroc"},
+    "labels permuted": {"metric": "permutation_auroc"},
+    "random direction": {"metric": "random_direction_auroc", "estimator": "random"},
+    "random, spread as the states": {
+        "metric": "random_direction_auroc", "estimator": "random_matched",
+    },
+}  # fmt: skip
+"""Name to the records that it stands for."""
+
 _FAMILY_LOOKS = {name: look(i) for i, name in enumerate(("residual", "z", "bridge", "delta_z"))}
 _OTHER_LOOK = look(4)
 
@@ -139,9 +146,9 @@ def cosine_heatmap(records: Iterable[Record], *, corrected: bool = True) -> go.F
     dress(figure, x="context", y="context", height=34 * len(contexts) + 170)
     figure.update_xaxes(title_text="", row=1, col=2)
     figure.update_yaxes(title_text="", row=1, col=2)
-    figure.update_yaxes(autorange="reversed", showgrid=False)
-    figure.update_xaxes(showgrid=False, tickangle=-35)
-    figure.update_layout(showlegend=False, margin={"t": 16})
+    tidy_heat_map(figure)
+    figure.update_xaxes(tickangle=-35)
+    figure.update_layout(margin={"t": 16})
     return figure
 
 
@@ -184,7 +191,7 @@ def stability_figure(records: Iterable[Record]) -> go.Figure:
             if None in of_site:  # a value across all layers has no points of its own
                 trace.update(mode="lines")
             figure.add_trace(trace)
-    reference_line(figure, 0.0, "0: unrelated")
+    reference_line(figure, 0.0, "unrelated")
     dress(figure, x=LAYER_AXIS, y="stability across contexts (mean corrected cosine)", height=420)
     figure.update_xaxes(dtick=1)
     return _legend_above(figure)
@@ -193,13 +200,15 @@ def stability_figure(records: Iterable[Record]) -> go.Figure:
 def index_figure(records: Iterable[Record]) -> go.Figure:
     """Instability index of every site and layer given, with intervals."""
     form = Form(3)
-    points = [
-        Point.of(place_text(record.site, record.layer), record, form)
-        for record in chosen(records, metric="instability_index")
-    ]
-    if not points:
+    found = chosen(records, metric="instability_index")
+    if not found:
         return empty_figure("no instability index in these records")
-    return bar_figure("instability index", points, x="instability index (0 to 1)", y="site")
+    points = [Point.of(place_text(record.site, record.layer), record, form) for record in found]
+    figure = bar_figure("instability index", points, x="instability index (0 to 1)", y="")
+    (bars,) = figure.data
+    bars.marker.color = [site_look(record.site).colour for record in found]
+    bars.error_x.color = GREY
+    return figure
 
 
 def difference_figure(records: Iterable[Record]) -> go.Figure:
@@ -211,9 +220,7 @@ def difference_figure(records: Iterable[Record]) -> go.Figure:
     ]
     if not points:
         return empty_figure("no comparison of sites in these records")
-    return bar_figure(
-        "difference", points, x="instability index, difference", y="comparison", style=look(2)
-    )
+    return bar_figure("difference", points, x="instability index, difference", y="", style=look(2))
 
 
 def layer_drift_figure(records: Iterable[Record]) -> go.Figure:
@@ -229,35 +236,29 @@ def step_drift_figure(records: Iterable[Record]) -> go.Figure:
 
 
 def controls_figure(records: Iterable[Record]) -> go.Figure:
-    """AUROC in the same context beside what controls reach, by layer, mean over contexts."""
+    """AUROC in the same context beside what controls reach, context by context.
+
+    Args:
+        records: Of one contrast, site, layer and estimator, with those of random directions there
+            and of lengths.
+    """
     records = list(records)
     figure = go.Figure()
-    for number, (metric, name) in enumerate(_CONTROL_NAMES.items()):
+    for number, (name, wanted) in enumerate(_CONTROLS.items()):
         found = [
             record
-            for record in chosen(records, metric=metric)
-            if record.context_a == record.context_b or not record.context_b
+            for record in chosen(records, **wanted)
+            if record.context_b in ("", record.context_a)
         ]
-        style = look(number)
-        for context in distinct(record.context_a for record in found):
-            points = [
-                Point.of(_layer_of(record), record, Form(3))
-                for record in sorted(chosen(found, context_a=context), key=_layer_of)
-            ]
-            trace = dots_with_intervals(name, points, style)
-            trace.update(
-                legendgroup=name,
-                showlegend=context == found[0].context_a,
-                hovertemplate=f"{name}, {context_text(context)}, layer %{{x}}<br>%{{customdata}}"
-                "<extra></extra>",
-            )
-            figure.add_trace(trace)
+        points = [Point.of(context_text(r.context_a), r, Form(3)) for r in found if r.context_a]
+        if points:
+            figure.add_trace(dots_with_intervals(name, points, look(number)))
     if not figure.data:
         return empty_figure("no controls in these records")
-    figure.update_layout(scattermode="group", scattergap=0.4)
+    figure.update_layout(scattermode="group", scattergap=0.3)
     reference_line(figure, 0.5, "chance")
-    dress(figure, x=LAYER_AXIS, y="AUROC (0.5 is chance)", height=400)
-    figure.update_xaxes(dtick=1)
+    dress(figure, x="context", y="AUROC (0.5 is chance)", height=440)
+    figure.update_xaxes(tickangle=-35)
     return _legend_above(figure)
 
 

@@ -135,9 +135,16 @@ def heat_map(grid: Grid, scale: Scale, *, x: str, y: str, least_height: int = 24
     """One heat map as a figure, its first row on top."""
     figure = go.Figure(heat_traces(grid, scale))
     dress(figure, x=x, y=y, height=max(least_height, _ROW_HEIGHT * len(grid.rows) + 110))
-    figure.update_yaxes(autorange="reversed", showgrid=False)
-    figure.update_xaxes(showgrid=False)
-    figure.update_layout(margin={"t": 16}, showlegend=False)
+    tidy_heat_map(figure)
+    figure.update_layout(margin={"t": 16})
+    return figure
+
+
+def tidy_heat_map(figure: go.Figure) -> go.Figure:
+    """The first row on top, no ticks and lines between the cells."""
+    figure.update_yaxes(autorange="reversed", showgrid=False, ticks="")
+    figure.update_xaxes(showgrid=False, ticks="")
+    figure.update_layout(showlegend=False)
     return figure
 
 
@@ -261,12 +268,9 @@ def bar_figure(
 
 
 def reference_line(figure: go.Figure, y: float, text: str) -> go.Figure:
-    """A dashed horizontal line that says what it stands for."""
+    """A dashed horizontal line; the legend says what it stands for."""
     figure.add_hline(
-        y=y,
-        line={"color": GREY, "dash": "dash", "width": 1.5},
-        annotation={"text": text, "font": {"size": 12}, "bgcolor": "rgba(127,127,127,0.15)"},
-        annotation_position="top right",
+        y=y, line={"color": GREY, "dash": "dash", "width": 1.5}, name=text, showlegend=True
     )
     return figure
 

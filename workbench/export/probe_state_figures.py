@@ -48,7 +48,8 @@ def projection_figure(frame: pd.DataFrame, *, dimensions: int = 2) -> go.Figure:
     titles = [_title(frame, axis) for axis in axes]
     if dimensions == 2:
         dress(figure, x=titles[0], y=titles[1], height=560)
-        figure.update_yaxes(scaleanchor="x")
+        figure.update_yaxes(scaleanchor="x", constrain="domain")
+        figure.update_xaxes(constrain="domain")
     else:
         dress(figure, x="", y="", height=640)
         scene = zip(("xaxis", "yaxis", "zaxis"), titles, strict=True)

@@ -114,10 +114,7 @@ def summary_rows(records: Iterable[Record]) -> list[dict[str, object]]:
 def _readable(record: Record) -> dict[str, object]:
     form = Form(3)
     return {
-        "backbone": record.backbone,
-        "guidance": "" if record.guidance == "none" else record.guidance,
         "metric": record.metric.replace("_", " "),
-        "contrast": contrast_text(record.contrast) if record.contrast else "",
         "site": site_text(record.site) if record.site else "",
         "layer": "" if record.layer is None else layer_text(record.layer),
         "head": "" if record.head is None else str(record.head),
@@ -130,6 +127,9 @@ def _readable(record: Record) -> dict[str, object]:
         "control": _blank(record.null, ".3f"),
         "p": _blank(record.p_value, ".2g"),
         "n": str(record.n),
+        "contrast": contrast_text(record.contrast) if record.contrast else "",
+        "guidance": "" if record.guidance == "none" else record.guidance,
+        "backbone": record.backbone,
         "seed": str(record.seed),
         "interval by": record.ci_method,
         "note": record.note,

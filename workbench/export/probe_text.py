@@ -154,7 +154,8 @@ class Form:
         """A number, a dash where it was not measured."""
         if math.isnan(value):
             return NOT_MEASURED
-        return f"{value * self.factor:{'+' if self.signed else ''}.{self.decimals}f}"
+        rounded = round(value * self.factor, self.decimals) + 0.0  # no minus before a zero
+        return f"{rounded:{'+' if self.signed else ''}.{self.decimals}f}"
 
     def interval(self, record: Record) -> str:
         """``estimate [low, high]``."""

@@ -15,6 +15,7 @@ from probes.records import Record
 from workbench.errors import ConfigError
 from workbench.export import probe_anchoring_figures as figures
 from workbench.export.probe_runs import ProbeRun
+from workbench.export.probe_text import chosen, distinct
 from workbench.export.responses import ResponseRecord, TokenRecord
 from workbench.export.token_html import legend_html, tokens_html
 from workbench.guidance import GREEDY, Sampling
@@ -33,7 +34,14 @@ _EFFECTS = {
     "harm_rate": "harmful replies",
     "harm_lost": "lost share of the reduction",
 }
-_DOSES = {"gate": "gate scale", "tokens": "number of tokens", "refresh": "refresh"}
+_DOSES = {
+    "gate": "gate scale",
+    "first": "first tokens",
+    "last": "last tokens",
+    "refresh": "refresh",
+}
+_PATHS = {"path_share": "safety margin", "path_harm_share": "sampled replies"}
+_ATTRIBUTIONS = {"parts": "all parts", "heads": "heads"}
 _DOSE_METRICS = {"dose_margin": "safety margin", "dose_harm_rate": "harmful replies"}
 _DILUTIONS = {
     "dilution_margin": "safety margin",
@@ -187,7 +195,10 @@ def _panels(records: Sequence[Record], *, stem: str) -> list[Panel]:
         ),
         Panel(
             f"{stem}-readers", "Through which groups of readers", figures.READERS_HELP,
-            lambda: figures.readers_figure(records), ("path_share",),
+            lambda: figures.readers_figure(
+                records, choice("Effect on", _there(records, _PATHS), "readers")
+            ),
+            tuple(_PATHS),
         ),
         Panel(
             f"{stem}-trajectory", "Harm score along the reply", figures.TRAJECTORY_HELP,
@@ -198,8 +209,8 @@ def _panels(records: Sequence[Record], *, stem: str) -> list[Panel]:
             lambda: figures.prediction_figure(records), ("first_order_predicted",),
         ),
         Panel(
-            f"{stem}-attribution", "What the slots write towards the safe word",
-            figures.ATTRIBUTION_HELP, lambda: figures.attribution_map(records),
+            f"{stem}-attribution", "What is written towards the safe word",
+            figures.ATTRIBUTION_HELP, lambda: _attribution(records),
             ("logit_attribution",),
         ),
         Panel(
@@ -221,9 +232,20 @@ def _doses(records: Sequence[Record]) -> go.Figure:
     return figures.dose_figure(records, dose, metric)
 
 
+def _attribution(records: Sequence[Record]) -> go.Figure:
+    shown = choice("Shown by", _ATTRIBUTIONS, "attribution")
+    draw = figures.attribution_map if shown == "heads" else figures.attribution_parts
+    return draw(records)
+
+
 def _dilution(records: Sequence[Record]) -> go.Figure:
+    """One metric along one kind of text, as every kind has its own controls."""
+    metric = choice("Shown", _there(records, _DILUTIONS), "dilution")
+    found = chosen(records, metric=metric)
+    routes = distinct(record.estimator.partition("/")[2] for record in found)
+    route = choice("Text and reach", {name: name.replace("/", ", ") for name in routes}, "route")
     return figures.dilution_figure(
-        records, choice("Shown", _there(records, _DILUTIONS), "dilution")
+        [record for record in found if record.estimator.endswith(f"/{route}")], metric
     )
 
 

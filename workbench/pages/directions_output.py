@@ -201,7 +201,7 @@ def _show(records: Sequence[Record], projection: pd.DataFrame, *, stem: str) -> 
     site, layer = _place(shown)
     states = _states_at(projection, contrast, site, layer)
     show_panels(_panels_at(shown, states, site, layer, stem), shown)
-    st.subheader("Along layers and tokens, and controls", anchor=False)
+    st.subheader("Along layers and tokens", anchor=False)
     show_panels(_drift_panels(shown, layer, stem=stem), shown)
     record_tables(shown, stem=stem)
 
@@ -242,10 +242,6 @@ def _overview(records: Sequence[Record], *, stem: str) -> list[Panel]:
             f"{stem}-difference", "Residual stream against value space and bridge",
             figures.DIFFERENCE_HELP, lambda: _differences(records), ("instability_difference",),
         ),
-        Panel(
-            f"{stem}-controls", "Controls", figures.CONTROLS_HELP,
-            lambda: figures.controls_figure(_residual(records)), ("permutation_auroc",),
-        ),
     ]  # fmt: skip
 
 
@@ -276,6 +272,13 @@ def _panels_at(
             lambda: figures.transfer_heatmap(there, choice("Shown", _TRANSFER, "transfer")),
         ),
     ]  # fmt: skip
+    panels.append(
+        Panel(
+            f"{stem}-controls", f"Controls: {where}", figures.CONTROLS_HELP,
+            lambda: figures.controls_figure([*there, *chosen(records, metric="length_auroc")]),
+            ("permutation_auroc",),
+        )
+    )  # fmt: skip
     if not states.empty:
         panels += [
             Panel(
@@ -320,8 +323,7 @@ def _drift_panels(records: Sequence[Record], layer: int | None, *, stem: str) ->
 
 
 def _residual(records: Sequence[Record]) -> list[Record]:
-    """Records of the residual stream, and those that no site can have."""
-    return [r for r in records if family(r.site) in ("residual", "length")]
+    return [record for record in records if family(record.site) == "residual"]
 
 
 def _steering_panels(records: Sequence[Record], *, stem: str) -> list[Panel]:

@@ -1,4 +1,4 @@
-"""What the probes' pages share: figures two a row, tables of records, facts about a run."""
+"""What the probes' pages share: figures side by side, tables of records, facts about a run."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +11,9 @@ from probes.records import Record
 from workbench.export.probe_runs import ProbeRun
 from workbench.export.probe_tables import headline, readable_table, records_csv, records_latex
 from workbench.pages.widgets import download, figure_block
+
+_PANEL_WIDTH = 700
+"""In pixels: ten contexts across can be read, and two figures fit side by side at 1920."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,13 @@ class Panel:
 
 
 def show_panels(panels: Sequence[Panel], records: Sequence[Record]) -> None:
-    """Draw the figures that these records can fill, two a row."""
+    """Draw the figures that these records can fill: one a row, or two where there is room."""
     measured = {record.metric for record in records if not math.isnan(record.estimate)}
-    panels = [panel for panel in panels if not panel.metrics or measured & set(panel.metrics)]
-    for first in range(0, len(panels), 2):
-        for column, panel in zip(st.columns(2, gap="large"), panels[first:], strict=False):
-            with column, st.container(border=True):
-                show_panel(panel)
+    with st.container(horizontal=True, gap="medium"):
+        for panel in panels:
+            if not panel.metrics or measured & set(panel.metrics):
+                with st.container(border=True, width=_PANEL_WIDTH):
+                    show_panel(panel)
 
 
 def show_panel(panel: Panel) -> None:

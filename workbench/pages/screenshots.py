@@ -39,21 +39,39 @@ def generate(page: Page) -> None:
     wait_until_idle(page)
 
 
+def analyse(page: Page) -> None:
+    """Press the button of a probe's page, where it has one, and wait for its figures."""
+    button = page.get_by_role("button", name="Analyse")
+    if button.count():
+        button.click(timeout=_PATIENCE)
+    page.locator(".js-plotly-plot").nth(0).wait_for(timeout=_PATIENCE)
+    wait_until_idle(page)
+
+
 PAGES: dict[str, tuple[str, Callable[[Page], None]]] = {
     "playground": ("/", generate),
+    "directions": ("/directions", analyse),
+    "anchoring": ("/anchoring", analyse),
     "results": ("/results", lambda page: None),
 }
 """By name: the page's path and what to do on it before the picture is taken."""
 
 
-def photograph(browser: Browser, address: str, out: Path, query: Sequence[tuple[str, str]]) -> None:
-    """Take every picture."""
+def photograph(
+    browser: Browser,
+    address: str,
+    out: Path,
+    query: Sequence[tuple[str, str]],
+    pages: Sequence[str],
+) -> None:
+    """Take every picture of some pages."""
     for theme in THEMES:
         for width in WIDTHS:
             context = browser.new_context(
                 viewport={"width": width, "height": 1000}, color_scheme=theme
             )
-            for name, (path, use) in PAGES.items():
+            for name in pages:
+                path, use = PAGES[name]
                 page = context.new_page()
                 page.goto(f"{address}{path}?{urlencode(query)}")
                 wait_until_idle(page)
@@ -80,6 +98,7 @@ def main(
         list[str] | None,
         typer.Option(help="State for the address, as KEY=VALUE; may be given several times."),
     ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Names of pages; all by default.")] = None,
 ) -> None:
     """Photograph every page at 1280 and 1920 pixels, light and dark."""
     out.mkdir(parents=True, exist_ok=True)
@@ -89,7 +108,7 @@ def main(
             browser = playwright.chromium.launch(
                 executable_path=find_chromium(), args=list(CHROMIUM_OPTIONS)
             )
-            photograph(browser, address, out, pairs)
+            photograph(browser, address, out, pairs, only or list(PAGES))
             browser.close()
     except WorkbenchError as error:
         typer.echo(f"error: {error}", err=True)
