@@ -57,10 +57,10 @@ class InstabilityConfig:
         ConfigError: An unknown or repeated estimator, or a number out of range.
     """
 
-    estimators: tuple[str, ...] = ("mean_difference", "lda")
+    estimators: tuple[str, ...] = ("mean_difference", "logistic", "lda")
     contexts: tuple[str, ...] | None = None
     cheap: Effort = field(default_factory=lambda: Effort(200, 4))
-    costly: Effort = field(default_factory=lambda: Effort(20, 2))
+    costly: Effort = field(default_factory=lambda: Effort(30, 3))
     transfer: Effort = field(default_factory=lambda: Effort(30, 2))
     controls: Effort = field(default_factory=lambda: Effort(10, 1))
     angles: Effort = field(default_factory=lambda: Effort(10, 1))
