@@ -1,4 +1,4 @@
-"""The main path in a real browser: open, generate, see tokens and figures, no error anywhere."""
+"""The main paths in a real browser: open, generate or analyse, see figures, no error anywhere."""
 
 import time
 from pathlib import Path
@@ -46,3 +46,49 @@ def test_open_generate_and_see(chromium: str, tmp_path: Path) -> None:
     assert failures == []
     # The aim is 10 s on an idle machine; test machines are busy.
     assert first_paint < 30, f"first page after {first_paint:.1f} s"
+
+
+def test_analyse_directions_and_a_bridge(chromium: str) -> None:
+    from playwright.sync_api import Page, sync_playwright
+
+    from workbench.pages.screenshots import analyse, wait_until_idle
+    from workbench.pages.serving import CHROMIUM_OPTIONS, running_app
+
+    def no_error_on(page: Page) -> None:
+        assert page.get_by_test_id("stException").count() == 0
+        assert page.get_by_test_id("stAlertContentError").count() == 0
+
+    with running_app() as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(CHROMIUM_OPTIONS))
+        page = browser.new_page(viewport={"width": 1280, "height": 1000})
+        page.set_default_timeout(120_000)  # test machines are busy
+        failures: list[str] = []
+        page.on("pageerror", lambda error: failures.append(str(error)))
+
+        contexts = [("contexts", name) for name in ("direct", "fiction", "role play")]
+        page.goto(f"{address}/directions?{urlencode([*contexts, ('intents', 8)])}")
+        page.get_by_role("heading", name="Value directions").wait_for()
+        wait_until_idle(page)
+        analyse(page)
+        no_error_on(page)
+        assert page.locator(".js-plotly-plot").count() >= 7
+        cells = page.locator(".js-plotly-plot .heatmaplayer").count()
+        assert cells >= 2  # cosines and transfer
+        page.get_by_role("radio", name="raw").click()
+        wait_until_idle(page)
+        no_error_on(page)
+        assert "corrected=raw" in page.url
+        assert "intents=8" in page.url
+
+        page.get_by_role("link", name="Bridge anchoring").click()
+        page.get_by_role("heading", name="Bridge anchoring").wait_for()
+        wait_until_idle(page)
+        analyse(page)
+        no_error_on(page)
+        assert page.locator(".svgt-token").count() >= 4
+        assert page.locator(".js-plotly-plot").count() >= 6
+        page.get_by_role("radio", name="weighted by what a key adds").click()
+        wait_until_idle(page)
+        no_error_on(page)
+        browser.close()
+    assert failures == []

@@ -133,14 +133,27 @@ def effects() -> list[Record]:
 
 
 def test_bars_keep_the_order_of_the_interventions_and_their_intervals() -> None:
-    (bars,) = effects_figure(effects()).data
+    figure = effects_figure(effects())
+    (bars,) = figure.data
     names = ("full", "knock_out", "context", "random")
     assert list(bars.y) == [INTERVENTIONS[name] for name in names]
     assert list(bars.x) == [1.5, 0.0, None, 0.1]
-    assert list(bars.error_x.array) == pytest.approx([0.2, 0.2, 0.0, 0.2])
-    assert list(bars.error_x.arrayminus) == pytest.approx([0.1, 0.1, 0.0, 0.1])
+    assert list(bars.error_x.array) == [
+        pytest.approx(0.2),
+        pytest.approx(0.2),
+        None,
+        pytest.approx(0.2),
+    ]
+    assert list(bars.error_x.arrayminus) == [
+        pytest.approx(0.1),
+        pytest.approx(0.1),
+        None,
+        pytest.approx(0.1),
+    ]
     assert bars.marker.color[0] == bars.marker.color[1] != bars.marker.color[3]
     assert "no other context" in bars.customdata[2]
+    missing = [(note.text, note.y) for note in figure.layout.annotations]
+    assert missing == [("not measured", INTERVENTIONS["context"])]
 
 
 def test_doses_are_drawn_in_order_against_the_plain_model() -> None:
@@ -248,7 +261,13 @@ def steering() -> list[Record]:
             record("steering_margin", x / 2, estimator="mean_difference", x=x, **vector)
             for x in (1.0, -1.0)
         ),
-        record("wrong_sign_difference", -0.2, estimator="gate - mean_difference", layer=3),
+        record(
+            "wrong_sign_difference",
+            -0.2,
+            estimator="gate - mean_difference",
+            layer=3,
+            contrast="prompt",
+        ),
     ]
 
 
@@ -276,7 +295,7 @@ def test_the_steering_curve_and_the_comparison() -> None:
     assert list(curve.y) == [-0.5, 0.5]
     (bars,) = comparison_figure(steering()).data
     assert list(bars.x) == [-0.2]
-    assert bars.y[0] == "gate - mean difference, block 3"
+    assert bars.y[0] == "gate − difference of means, block 3, harmful vs. harmless prompts"
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from workbench.export.probe_instability_figures import (
 )
 from workbench.export.probe_plots import AGREEMENT_SCALE, look
 from workbench.export.probe_state_figures import projection_figure
-from workbench.export.probe_text import chosen, evidence, only, site_text
+from workbench.export.probe_text import chosen, estimator_text, evidence, site_text
 
 CONTEXTS = ("direct", "role_play", "fiction")
 
@@ -158,7 +158,7 @@ def test_an_unmeasured_index_keeps_its_name_and_has_no_bar() -> None:
     bars = index_figure([record("instability_index", math.nan, note="too unreliable")]).data[0]
     assert list(bars.x) == [None]
     assert "too unreliable" in bars.customdata[0]
-    assert list(bars.error_x.array) == [0.0]
+    assert list(bars.error_x.array) == [None]
 
 
 def test_drift_along_layers_and_along_the_reply() -> None:
@@ -218,6 +218,7 @@ def test_figures_of_nothing_say_so(draw: Callable[[Sequence[Record]], go.Figure]
 def states() -> pd.DataFrame:
     return pd.DataFrame(
         {
+            "contrast": "prompt",
             "context": ["direct", "direct", "fiction", "fiction"],
             "harmful": [True, False, True, False],
             "group": ["a", "b", "c", "d"],
@@ -243,6 +244,13 @@ def test_states_show_context_by_colour_and_harm_by_filling(dimensions: int) -> N
         assert list(harmful.z) == [4.0]
 
 
+def test_replies_are_harmful_or_safe() -> None:
+    names = {trace.name for trace in projection_figure(states().assign(contrast="response")).data}
+    assert names == {
+        "direct, harmful", "direct, safe", "fiction, harmful", "fiction, safe",
+    }  # fmt: skip
+
+
 def test_states_of_too_few_dimensions_are_told() -> None:
     narrow = states().drop(columns=["pc3", "explained3"])
     assert "fewer than 3" in projection_figure(narrow, dimensions=3).layout.annotations[0].text
@@ -259,6 +267,7 @@ def test_words_for_sites() -> None:
     assert site_text("z:untrained") == "value state z, untrained"
     assert site_text("response_tokens@5") == "residual, reply tokens, token 5"
     assert site_text("novel_site") == "novel site"
+    assert estimator_text("random/lda") == "random: LDA"
 
 
 def test_the_label_under_the_pointer_tells_all_there_is() -> None:
@@ -267,10 +276,8 @@ def test_the_label_under_the_pointer_tells_all_there_is() -> None:
         assert part in text
 
 
-def test_choosing_and_the_one_that_is_left() -> None:
+def test_choosing() -> None:
     records = indices()
     assert len(chosen(records, site=["z:workbench", "z:untrained"])) == 2
-    assert only(chosen(records, layer=1)) is records[1]
-    assert only([]) is None
-    with pytest.raises(ValueError, match=r"they differ in .*layer"):
-        only(records[:2])
+    assert chosen(records, layer=1) == [records[1]]
+    assert chosen(records, layer=None, site="z:workbench") == [records[3]]

@@ -58,9 +58,9 @@ READERS_HELP = (
     "predicts the first token), and single blocks."
 )
 PREDICTION_HELP = (
-    "One mark a share of the bridge's signal taken away: horizontally the change of the safety "
-    "margin that the gradient predicts, vertically the one measured. On the line, the bridge acts "
-    "as a small push along a direction; off it, by switching attention."
+    "One mark for each share of the bridge's signal taken away: horizontally the change of the "
+    "safety margin that the gradient predicts, vertically the one measured. On the line, the "
+    "bridge acts as a small push along a direction; off it, by switching attention."
 )
 TRAJECTORY_HELP = (
     "Mean over replies, token by token, with 95% intervals. Late tokens speak of the replies that "
@@ -431,14 +431,10 @@ def _both_ends(records: Sequence[Record]) -> dict[str, object]:
     return {
         "type": "data",
         "symmetric": False,
-        "array": [max(_or_zero(r.high - r.estimate), 0.0) for r in records],
-        "arrayminus": [max(_or_zero(r.estimate - r.low), 0.0) for r in records],
+        "array": [r.high - r.estimate for r in records],
+        "arrayminus": [r.estimate - r.low for r in records],
         "color": GUIDED,
     }
-
-
-def _or_zero(value: float) -> float:
-    return 0.0 if math.isnan(value) else value
 
 
 def _measured(record: Record) -> bool:

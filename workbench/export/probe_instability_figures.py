@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from probes.records import Record
 from workbench.export.figures import dress
-from workbench.export.palette import ATTENTION_SCALE
+from workbench.export.palette import HARM_SCALE
 from workbench.export.probe_plots import (
     GREY,
     Cell,
@@ -87,9 +87,15 @@ _COSINE = Scale("cosine (1 same, 0 unrelated)", -1.0, 1.0)
 _TRANSFER = {
     "transfer_auroc": Scale("AUROC (0.5 chance)", 0.0, 1.0),
     "transfer_accuracy": Scale("accuracy (share, 0.5 chance)", 0.0, 1.0),
-    "transfer_drop": Scale("AUROC lost (0 none)", -0.5, 0.5, ATTENTION_SCALE),
+    "transfer_drop": Scale("AUROC lost (0 none)", -0.5, 0.5, HARM_SCALE),
 }
-TRANSFER_METRICS: tuple[str, ...] = tuple(_TRANSFER)
+TRANSFER_METRICS: dict[str, str] = {
+    "transfer_auroc": "AUROC",
+    "transfer_accuracy": "accuracy",
+    "transfer_drop": "AUROC lost",
+}
+"""What the transfer matrix can show."""
+
 _CONTROLS: dict[str, dict[str, object]] = {
     "direction, same context": {"metric": "transfer_auroc"},
     "length alone": {"metric": "length_auroc"},
@@ -102,6 +108,7 @@ _CONTROLS: dict[str, dict[str, object]] = {
 """Name to the records that it stands for."""
 
 _FAMILY_LOOKS = {name: look(i) for i, name in enumerate(("residual", "z", "bridge", "delta_z"))}
+_FAMILY_LOOKS["z_response"] = _FAMILY_LOOKS["z"]
 _OTHER_LOOK = look(4)
 
 

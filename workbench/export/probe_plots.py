@@ -27,6 +27,7 @@ GREY = "#7f7f7f"
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _BAND_OPACITY = 0.18
 _ROW_HEIGHT = 34
+_LEAST_HEIGHT = 240
 _MOST_ROWS_WITH_TEXT = 16
 
 
@@ -75,14 +76,12 @@ class Scale:
         title: Quantity and unit.
         low, high: Where it ends; values beyond take the colour of the end. None: the data's.
         colours: A name of plotly's, or stops.
-        middle: Value of the middle colour, None for none.
     """
 
     title: str
     low: float | None = None
     high: float | None = None
     colours: str | Sequence[tuple[float, str]] = AGREEMENT_SCALE
-    middle: float | None = None
 
 
 def heat_traces(
@@ -103,7 +102,6 @@ def heat_traces(
             colorscale=list(scale.colours) if not isinstance(scale.colours, str) else scale.colours,
             zmin=scale.low,
             zmax=scale.high,
-            zmid=scale.middle,
             xgap=1,
             ygap=1,
             showscale=show_scale,
@@ -131,10 +129,10 @@ def heat_traces(
     return traces
 
 
-def heat_map(grid: Grid, scale: Scale, *, x: str, y: str, least_height: int = 240) -> go.Figure:
+def heat_map(grid: Grid, scale: Scale, *, x: str, y: str) -> go.Figure:
     """One heat map as a figure, its first row on top."""
     figure = go.Figure(heat_traces(grid, scale))
-    dress(figure, x=x, y=y, height=max(least_height, _ROW_HEIGHT * len(grid.rows) + 110))
+    dress(figure, x=x, y=y, height=max(_LEAST_HEIGHT, _ROW_HEIGHT * len(grid.rows) + 110))
     tidy_heat_map(figure)
     figure.update_layout(margin={"t": 16})
     return figure
@@ -264,6 +262,12 @@ def bar_figure(
         categoryorder="array", categoryarray=[point.x for point in points], autorange="reversed"
     )
     figure.add_vline(x=0, line={"color": GREY, "width": 1})
+    for point in points:
+        if math.isnan(point.y):
+            figure.add_annotation(
+                x=0, y=point.x, text="not measured", showarrow=False, xanchor="left", xshift=6,
+                font={"color": GREY},
+            )  # fmt: skip
     return figure
 
 
@@ -285,7 +289,7 @@ def empty_figure(text: str, *, x: str = "", y: str = "") -> go.Figure:
 
 
 def _errors(points: Sequence[Point], style: Look) -> dict[str, object]:
-    """Distances to both ends; zero where there is no interval."""
+    """Distances to both ends; none where there is no interval."""
     return {
         "type": "data",
         "symmetric": False,
@@ -296,9 +300,9 @@ def _errors(points: Sequence[Point], style: Look) -> dict[str, object]:
     }
 
 
-def _gap(low: float, high: float) -> float:
+def _gap(low: float, high: float) -> float | None:
     gap = high - low
-    return 0.0 if math.isnan(gap) else max(gap, 0.0)
+    return None if math.isnan(gap) else max(gap, 0.0)
 
 
 def _measured_runs(points: Sequence[Point]) -> list[list[Point]]:

@@ -21,7 +21,9 @@ from workbench.export.probe_plots import (
 from workbench.export.probe_text import (
     Form,
     chosen,
+    contrast_text,
     distinct,
+    estimator_text,
     intervention_text,
     is_steering_control,
     layer_text,
@@ -132,12 +134,15 @@ def steering_curve(records: Iterable[Record], *, site: str) -> go.Figure:
 def comparison_figure(records: Iterable[Record]) -> go.Figure:
     """Wrong signs of the bridge minus those of each vector, on the same prompts."""
     found = chosen(records, metric="wrong_sign_difference")
-    points = [
-        Point.of(f"{r.estimator.replace('_', ' ')}, {layer_text(r.layer)}", r, Form(3, signed=True))
-        for r in found
-    ]
+    points = [Point.of(_comparison(record), record, Form(3, signed=True)) for record in found]
     if not points:
         return empty_figure("no comparison in these records")
     return bar_figure(
         "difference", points, x="share of wrong signs, bridge − vector", y="", style=look(2)
     )
+
+
+def _comparison(record: Record) -> str:
+    bridge, _, vector = record.estimator.partition(" - ")
+    where = f"{layer_text(record.layer)}, {contrast_text(record.contrast)}"
+    return f"{bridge} − {estimator_text(vector)}, {where}"

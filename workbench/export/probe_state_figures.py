@@ -54,6 +54,8 @@ def projection_figure(frame: pd.DataFrame, *, dimensions: int = 2) -> go.Figure:
         dress(figure, x="", y="", height=640)
         scene = zip(("xaxis", "yaxis", "zaxis"), titles, strict=True)
         figure.update_layout(scene={name: {"title": {"text": text}} for name, text in scene})
+        # Farther away than by default, or the titles of the axes are cut off.
+        figure.update_layout(scene_camera={"eye": {"x": 1.7, "y": 1.7, "z": 1.1}})
     figure.update_layout(
         legend={"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top", "itemsizing": "constant"}
     )
@@ -65,7 +67,8 @@ def _marks(
 ) -> go.Scatter | go.Scatter3d:
     kind = go.Scatter if len(axes) == 2 else go.Scatter3d
     shape = _SHAPES[number // len(SERIES) % len(_SHAPES)]
-    name = f"{context_text(context)}, {'harmful' if harmful else 'harmless'}"
+    harmless = "safe" if (part["contrast"] == "response").all() else "harmless"
+    name = f"{context_text(context)}, {'harmful' if harmful else harmless}"
     return kind(
         **{letter: part[axis] for letter, axis in zip("xyz", axes, strict=False)},
         name=name,

@@ -1,7 +1,7 @@
 """How sites, estimators, contexts and metrics of the probes are written in axes and tables."""
 
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -65,8 +65,10 @@ def is_control(site: str) -> bool:
 
 
 def estimator_text(name: str) -> str:
-    """An estimator in words."""
-    return _ESTIMATORS.get(name, name.replace("_", " "))
+    """An estimator in words; ``random/lda`` becomes *random: LDA*."""
+    kind, _, base = name.rpartition("/")
+    words = _ESTIMATORS.get(base, base.replace("_", " "))
+    return f"{kind}: {words}" if kind else words
 
 
 def contrast_text(name: str) -> str:
@@ -180,19 +182,3 @@ def evidence(record: Record, form: Form = Form()) -> str:
     if record.note:
         lines.append(record.note)
     return "<br>".join(lines)
-
-
-def only(records: Sequence[Record]) -> Record | None:
-    """The one record, or None where there is none.
-
-    Raises:
-        ValueError: There are several: the choice that led here leaves something open.
-    """
-    if len(records) > 1:
-        differing = [
-            name
-            for name in ("guidance", "contrast", "site", "layer", "estimator", "seed", "x")
-            if len({getattr(record, name) for record in records}) > 1
-        ]
-        raise ValueError(f"{len(records)} records where one belongs; they differ in {differing}")
-    return records[0] if records else None

@@ -49,11 +49,6 @@ _QUICK = {
 }  # fmt: skip
 """Fewer resamples than a run on the command line: intervals are rougher, estimates nearly alike."""
 
-_TRANSFER = {
-    "transfer_auroc": "AUROC",
-    "transfer_accuracy": "accuracy",
-    "transfer_drop": "AUROC lost",
-}
 _RANDOM = ("", "random", "random_matched")
 """Estimators of what has no estimator of its own: lengths and random directions."""
 
@@ -269,7 +264,9 @@ def _panels_at(
         ),
         Panel(
             f"{stem}-transfer", f"Transfer between contexts: {where}", figures.TRANSFER_HELP,
-            lambda: figures.transfer_heatmap(there, choice("Shown", _TRANSFER, "transfer")),
+            lambda: figures.transfer_heatmap(
+                there, choice("Shown", figures.TRANSFER_METRICS, "transfer")
+            ),
         ),
     ]  # fmt: skip
     panels.append(
