@@ -23,7 +23,8 @@ from workbench.export.probe_instability_figures import (
 )
 from workbench.export.probe_plots import AGREEMENT_SCALE, look
 from workbench.export.probe_state_figures import projection_figure
-from workbench.export.probe_text import chosen, estimator_text, evidence, site_text
+from workbench.export.probe_text import chosen, evidence
+from workbench.export.probe_words import estimator_text, site_text
 
 CONTEXTS = ("direct", "role_play", "fiction")
 

@@ -36,14 +36,8 @@ from workbench.config import to_mapping
 from workbench.data.example import Example
 from workbench.errors import BackboneError, DataError
 from workbench.export.probe_runs import STATES_FOLDER, open_probe, save_probe
-from workbench.export.probe_text import (
-    POOLED,
-    Form,
-    chosen,
-    intervention_text,
-    is_steering_control,
-    scope_text,
-)
+from workbench.export.probe_text import Form, chosen, intervention_text, is_steering_control
+from workbench.export.probe_words import POOLED, scope_text
 from workbench.testbed.crossed import crossed_examples
 from workbench.testbed.frames import FRAMES
 

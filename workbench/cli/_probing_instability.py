@@ -32,9 +32,8 @@ from workbench.cli._probing import (
 from workbench.config import to_mapping
 from workbench.data.example import Example
 from workbench.export.probe_runs import STATES_FOLDER, open_probe, save_probe
-from workbench.export.probe_text import (
-    Form,
-    chosen,
+from workbench.export.probe_text import Form, chosen
+from workbench.export.probe_words import (
     contrast_text,
     estimator_text,
     layer_text,

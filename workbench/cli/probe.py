@@ -97,7 +97,7 @@ def instability(
         str | None,
         typer.Option(
             help="Separated by commas, of mean_difference, mass_mean, lda, logistic, lat, ccs; "
-            "mean_difference and lda by default."
+            "mean_difference, logistic and lda by default."
         ),
     ] = None,
     contrasts: Annotated[

@@ -28,7 +28,8 @@ from workbench.export.probe_plots import (
     reference_line,
     tidy_heat_map,
 )
-from workbench.export.probe_text import Form, chosen, distinct, evidence, layer_text, layers_of
+from workbench.export.probe_text import Form, chosen, distinct, evidence, layers_of
+from workbench.export.probe_words import layer_text
 
 ATTENTION_MAP_HELP = (
     "Share of its attention that the token being predicted pays to the bridge slots, mean over the "

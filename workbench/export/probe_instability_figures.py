@@ -27,16 +27,12 @@ from workbench.export.probe_plots import (
     reference_line,
     tidy_heat_map,
 )
-from workbench.export.probe_text import (
-    Form,
-    chosen,
+from workbench.export.probe_text import Form, chosen, distinct, evidence, layers_of
+from workbench.export.probe_words import (
     context_text,
-    distinct,
-    evidence,
     family,
     is_control,
     layer_text,
-    layers_of,
     place_text,
     site_text,
 )

@@ -21,14 +21,11 @@ from workbench.export.probe_plots import (
 from workbench.export.probe_text import (
     Form,
     chosen,
-    contrast_text,
     distinct,
-    estimator_text,
     intervention_text,
     is_steering_control,
-    layer_text,
-    scope_text,
 )
+from workbench.export.probe_words import contrast_text, estimator_text, layer_text, scope_text
 
 SLOPES_HELP = (
     "How far the safety margin moves for each unit of the dose, mean over prompts, with 95% "

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from workbench.export.figures import dress
 from workbench.export.palette import SERIES
 from workbench.export.probe_plots import empty_figure
-from workbench.export.probe_text import context_text
+from workbench.export.probe_words import context_text
 
 PROJECTION_HELP = (
     "One mark a prompt (or reply), on the axes along which the states differ most. Filled marks "

@@ -7,9 +7,9 @@ import pandas as pd
 
 from probes.records import Record, records_frame
 from workbench.export.latex import latex_table
-from workbench.export.probe_text import (
+from workbench.export.probe_text import Form
+from workbench.export.probe_words import (
     POOLED,
-    Form,
     context_text,
     contrast_text,
     estimator_text,

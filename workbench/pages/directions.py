@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import streamlit as st
 
-from workbench.export.probe_text import contrast_text, estimator_text
+from workbench.export.probe_words import contrast_text, estimator_text
 from workbench.pages.choosing import backbone_box, module_box
 from workbench.pages.guard import told_in_words
 from workbench.pages.probe_runs import chosen_run, source_box

@@ -23,15 +23,13 @@ from workbench.export import probe_instability_figures as figures
 from workbench.export import probe_reliability_figures as steering
 from workbench.export.probe_runs import ProbeRun
 from workbench.export.probe_state_figures import PROJECTION_HELP, projection_figure
-from workbench.export.probe_text import (
-    chosen,
+from workbench.export.probe_text import chosen, distinct, layers_of
+from workbench.export.probe_words import (
     contrast_text,
-    distinct,
     estimator_text,
     family,
     is_control,
     layer_text,
-    layers_of,
     site_text,
 )
 from workbench.pages.directions import RESIDUAL_ONLY, DirectionsRequest
