@@ -6,7 +6,7 @@
 The prose of docs/findings.md is written by hand and must agree with the tables, which are not.
 """
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +14,7 @@ import pandas as pd
 import typer
 
 from workbench.cli.main import run as run_command
+from workbench.errors import RunError
 from workbench.export.markdown import fill_section
 from workbench.runs import read_parquet
 from workbench.testbed.registry import EMBEDDED
@@ -52,31 +53,77 @@ def report(
         )
         for probe in PROBES
     }
-    for name, (probe, metric, columns) in TABLES.items():
-        fill_section(page, name, table(records[probe], metric, columns))
+    for name, wanted in TABLES.items():
+        fill_section(page, name, table(records[wanted.probe], wanted))
 
 
-TABLES: dict[str, tuple[str, str, tuple[str, ...]]] = {
-    "index": ("instability", "instability_index", ("contrast", "site", "layer", "estimator")),
-    "difference": ("instability", "instability_difference", ("contrast", "site", "estimator")),
-    "lost": ("anchoring", "margin_lost", ("estimator",)),
-    "harm": ("anchoring", "harm_rate", ("estimator",)),
-    "dilution": ("anchoring", "dilution_margin", ("estimator", "x")),
-    "wrong": ("reliability", "wrong_sign_share", ("contrast", "site", "layer", "estimator")),
+@dataclass(frozen=True)
+class TableSpec:
+    """Which records a table shows.
+
+    Attributes:
+        probe: Whose records.
+        query: Which of them, in the words of ``DataFrame.query``.
+        columns: What tells its rows apart; backbones stand side by side.
+    """
+
+    probe: str
+    query: str
+    columns: tuple[str, ...]
+
+
+_WITHIN = "metric == 'instability_index' and estimator in ('mean_difference', 'logistic')"
+_GROUPS = "('all', 'heads', 'stream')"
+TABLES: dict[str, TableSpec] = {
+    "prompt-index": TableSpec(
+        "instability", f"{_WITHIN} and contrast == 'prompt'", ("site", "layer", "estimator")
+    ),
+    "response-index": TableSpec(
+        "instability", f"{_WITHIN} and contrast == 'response'", ("site", "layer", "estimator")
+    ),
+    "difference": TableSpec(
+        "instability",
+        "metric == 'instability_difference' and estimator == 'mean_difference' and "
+        "contrast == 'prompt' and site in ('z:workbench', 'bridge:workbench', 'z:untrained')",
+        ("site", "layer"),
+    ),
+    "lost": TableSpec("anchoring", "metric == 'margin_lost'", ("estimator",)),
+    "harm": TableSpec("anchoring", "metric == 'harm_rate'", ("estimator",)),
+    "paths": TableSpec(
+        "anchoring", f"metric == 'path_share' and site in {_GROUPS}", ("site", "estimator")
+    ),
+    "heads": TableSpec(
+        "anchoring",
+        "metric == 'path_share' and site == 'head' and estimator == 'necessity'",
+        ("layer", "head"),
+    ),
+    "path-harm": TableSpec("anchoring", "metric == 'path_harm_rate'", ("site",)),
+    "dilution": TableSpec(
+        "anchoring",
+        "metric == 'dilution_margin' and "
+        "estimator in ('bridge-random/turn/window', 'bridge-random/dialogue/window')",
+        ("estimator", "x"),
+    ),
+    "wrong": TableSpec(
+        "reliability", "metric == 'wrong_sign_share'", ("contrast", "site", "layer", "estimator")
+    ),
 }
-"""Marker to probe, metric, and what tells the rows apart."""
 
 
-def table(records: pd.DataFrame, metric: str, columns: Sequence[str]) -> str:
-    """One metric over all contexts: a row for every combination, a column for every backbone."""
-    chosen = records[(records["metric"] == metric) & (records["context_a"] == "")]
+def table(records: pd.DataFrame, wanted: TableSpec) -> str:
+    """A row for every combination of the columns, over all contexts; a column a backbone."""
+    columns = list(wanted.columns)
+    chosen = records[records["context_a"] == ""].query(wanted.query)
+    repeated = chosen[chosen.duplicated(["backbone", *columns])]
+    if chosen.empty or not repeated.empty:
+        raise RunError(f"'{wanted.query}' finds no record, or several for one cell: mend TABLES")
     backbones = [name for name in EMBEDDED if name in set(chosen["backbone"])]
     lines = [
         "| " + " | ".join([*columns, *backbones]) + " |",
         "|" + "---|" * (len(columns) + len(backbones)),
     ]
-    for key, rows in chosen.groupby(list(columns), sort=False, dropna=False):
-        by_backbone = rows.drop_duplicates("backbone").set_index("backbone")
+    for key, rows in chosen.groupby(columns, sort=False, dropna=False):
+        by_backbone = rows.set_index("backbone")
         names = ["–" if pd.isna(part) or part == "" else f"{part}" for part in key]
         cells = [
             cell(by_backbone.loc[name]) if name in by_backbone.index else "–" for name in backbones
@@ -92,9 +139,9 @@ def cell(record: "pd.Series[object]") -> str:
     )
     if pd.isna(estimate):
         return "–"
-    interval = "" if pd.isna(low) else f" [{low:.2f}, {high:.2f}]"
+    interval = "" if pd.isna(low) else f" [{low:.3f}, {high:.3f}]"
     control = "" if pd.isna(null) else f", control {null:.2f}"
-    return f"{estimate:.2f}{interval}{control} (n {record['n']})"
+    return f"{estimate:.3f}{interval}{control} (n {record['n']})"
 
 
 if __name__ == "__main__":

@@ -11,10 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(scope="module")
-def embedded() -> ModuleType:
+def _script(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(
-        "embedded_benchmark_script", ROOT / "benchmarks" / "embedded.py"
+        f"{name}_benchmark_script", ROOT / "benchmarks" / f"{name}.py"
     )
     assert spec is not None
     assert spec.loader is not None
@@ -22,6 +21,16 @@ def embedded() -> ModuleType:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def embedded() -> ModuleType:
+    return _script("embedded")
+
+
+@pytest.fixture(scope="module")
+def findings() -> ModuleType:
+    return _script("findings")
 
 
 def _row(guidance: str, config: str, prompt: str, value: float) -> dict[str, object]:
@@ -55,3 +64,31 @@ def test_seeds_are_pooled_beside_as_many_copies_of_no_guidance(embedded: ModuleT
     assert summary.loc[("workbench", "harm_reduction"), "estimate"] == pytest.approx(0.75)
     assert summary.loc[("paper", "harm_rate"), "n"] == 8
     assert summary.loc[("paper", "harm_reduction"), "estimate"] == pytest.approx(0.0)
+
+
+def _records(**changes: object) -> pd.DataFrame:
+    row = {
+        "backbone": "testbed-llama", "metric": "m", "context_a": "", "site": "z", "layer": 3,
+        "estimate": 0.5, "low": 0.25, "high": 0.75, "null": 1.0, "n": 7,
+    }  # fmt: skip
+    other = {**row, "backbone": "testbed-gpt2", "estimate": float("nan")}
+    in_one_context = {**row, "context_a": "direct", "estimate": 9.0}
+    return pd.DataFrame([row, other, in_one_context, {**row, "layer": 4, **changes}])
+
+
+def test_a_table_of_findings_holds_the_numbers_over_all_contexts(findings: ModuleType) -> None:
+    wanted = findings.TableSpec("instability", "metric == 'm'", ("site", "layer"))
+    assert findings.table(_records(estimate=0.125, null=float("nan")), wanted) == (
+        "| site | layer | testbed-llama | testbed-gpt2 |\n"
+        "|---|---|---|---|\n"
+        "| z | 3 | 0.500 [0.250, 0.750], control 1.00 (n 7) | – |\n"
+        "| z | 4 | 0.125 [0.250, 0.750] (n 7) | – |"
+    )
+
+
+def test_two_records_for_one_cell_are_refused(findings: ModuleType) -> None:
+    from workbench.errors import RunError
+
+    wanted = findings.TableSpec("instability", "metric == 'm'", ("site", "layer"))
+    with pytest.raises(RunError, match="several for one cell"):
+        findings.table(_records(layer=3), wanted)
