@@ -18,13 +18,19 @@ from workbench.errors import CheckpointError, ConfigError, RunError
 from workbench.runs import (
     atomic_path,
     file_sha256,
-    provenance,
     read_json,
-    read_tensors,
     write_json,
     write_tensors,
 )
-from workbench.svgt.checkpoint import require_finite
+from workbench.svgt.checkpoint import (
+    BackboneRecord,
+    identify,
+    read_finite,
+    recorded_versions,
+    require_described,
+    require_finite,
+    require_made_for,
+)
 
 TENSORS_FILE = "guidance.safetensors"
 ARTIFACT_FILE = "guidance.json"
@@ -42,7 +48,7 @@ class ArtifactRecord:
         method: The method's name in the registry.
         config: Its configuration.
         tensors_sha256: Hash of ``guidance.safetensors``.
-        backbone: Name, ``weights_hash`` and ``tokenizer_hash`` of what it was fitted on.
+        backbone: What it was fitted on.
         versions: Package versions, Python and git revision at the time of saving.
         about: Seed, data and whatever was measured.
     """
@@ -51,7 +57,7 @@ class ArtifactRecord:
     method: str
     config: Mapping[str, object]
     tensors_sha256: str
-    backbone: Mapping[str, object]
+    backbone: BackboneRecord
     versions: Mapping[str, object]
     about: Mapping[str, object]
 
@@ -89,7 +95,6 @@ def save_artifact(
     """
     folder = Path(folder)
     require_finite(tensors, f"refusing to save {method}")
-    made = provenance()
     with (
         atomic_path(folder / ARTIFACT_FILE) as record,
         atomic_path(folder / TENSORS_FILE) as weights,
@@ -104,12 +109,8 @@ def save_artifact(
                 "method": method,
                 "config": to_mapping(config),
                 "tensors_sha256": file_sha256(weights),
-                "backbone": {
-                    "name": backbone.name,
-                    "weights_hash": backbone.weights_hash,
-                    "tokenizer_hash": backbone.tokenizer_hash,
-                },
-                "versions": {key: made[key] for key in ("packages", "python", "git", "time")},
+                "backbone": to_mapping(identify(backbone)),
+                "versions": recorded_versions(),
                 "about": dict(about or {}),
             },
         )
@@ -146,28 +147,15 @@ def load_artifact(folder: str | Path, method: str, backbone: Backbone) -> Artifa
         raise CheckpointError(
             f"{folder} holds {record.method}, not {method}: use {record.method}:{folder}"
         )
-    for what, key, now in (
-        ("weights", "weights_hash", backbone.weights_hash),
-        ("tokenizer", "tokenizer_hash", backbone.tokenizer_hash),
-    ):
-        then = str(record.backbone.get(key))
-        if then != now:
-            raise CheckpointError(
-                f"{method} in {folder} was fitted on {record.backbone.get('name')}, whose {what} "
-                f"differ from those of {backbone.name} (sha256 {then[:12]}, not {now[:12]}); "
-                "load that backbone, or fit it on this one"
-            )
+    require_made_for(
+        record.backbone,
+        backbone,
+        made=f"{method} in {folder} was fitted on",
+        otherwise="fit it on this one",
+    )
     path = folder / TENSORS_FILE
-    try:
-        tensors, _ = read_tensors(path)
-    except RunError as error:
-        raise CheckpointError(str(error)) from error
-    require_finite(tensors, str(path))
-    if file_sha256(path) != record.tensors_sha256:
-        raise CheckpointError(
-            f"{path} is not the file that {ARTIFACT_FILE} describes: one of the two was replaced "
-            "or damaged; copy the folder again, or fit again"
-        )
+    tensors = read_finite(path)
+    require_described(path, record.tensors_sha256, ARTIFACT_FILE, again="fit again")
     return Artifact(record, tensors)
 
 

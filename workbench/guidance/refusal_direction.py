@@ -17,7 +17,7 @@ block's attention writes along r^ reaches that block's own MLP before it is take
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -44,7 +44,7 @@ from workbench.guidance.protocol import GuidanceSession, SlotlessSession
 ADDITION, ABLATION = "refusal-addition", "refusal-ablation"
 _EMBEDDINGS = -1
 
-ConfigT = TypeVar("ConfigT")
+AlongT = TypeVar("AlongT", bound="_AlongRefusal")
 
 
 @dataclass(frozen=True)
@@ -126,39 +126,31 @@ def fit_refusal_direction(
 
 
 @dataclass(frozen=True, eq=False)
-class RefusalAddition(WithoutSlots):
-    """The refusal direction added at one block.
+class _AlongRefusal(WithoutSlots):
+    """What addition and ablation share: the direction, and how it is fitted and stored."""
 
-    Attributes:
-        config: Where it acts and how strongly.
-        direction: r, in units of the residual stream.
-        about: How many prompts of each class it was taken from.
-        factor: 1 as tuned, 0 no guidance, -1 against refusal.
-    """
-
-    config: RefusalAdditionConfig
+    config: RefusalAdditionConfig | RefusalAblationConfig
     direction: Float[Tensor, " d_model"]
     about: Mapping[str, object] = field(default_factory=dict)
     factor: float = 1.0
 
+    method: ClassVar[str]
+    config_type: ClassVar[type[Any]]
+
     @property
     def name(self) -> str:
         """Name in records."""
-        return ADDITION
-
-    def begin(self, backbone: Backbone, prompt: TokenBatch) -> GuidanceSession:
-        """A session that adds r; none of its hooks where nothing is to be added."""
-        if self.coefficient == 0:
-            return SlotlessSession()
-        step = self.coefficient * self.direction.to(backbone.device)
-        everywhere = self.config.tokens == "all"
-        edit = ActivationEdit("residual", self.config.layer, step.expand_as, everywhere)
-        return EditingSession(backbone, [edit])
+        return self.method
 
     @classmethod
     def fit(
-        cls, backbone: Backbone, data: ValueData, config: RefusalAdditionConfig, *, seed: int
-    ) -> "RefusalAddition":
+        cls: type[AlongT],
+        backbone: Backbone,
+        data: ValueData,
+        config: RefusalAdditionConfig | RefusalAblationConfig,
+        *,
+        seed: int,
+    ) -> AlongT:
         """Take the difference of means over the labelled prompts; nothing is drawn by the seed.
 
         Raises:
@@ -170,20 +162,55 @@ class RefusalAddition(WithoutSlots):
         self, folder: str | Path, backbone: Backbone, *, about: Mapping[str, object] | None = None
     ) -> None:
         """Write configuration and r; see :func:`workbench.guidance.artifact.save_artifact`."""
-        _save(folder, self, backbone, about)
+        save_artifact(
+            folder,
+            self.method,
+            self.config,
+            {"direction": self.direction},
+            backbone=backbone,
+            about={**self.about, **(about or {})},
+        )
 
     @classmethod
-    def load(cls, folder: str | Path, backbone: Backbone) -> "RefusalAddition":
+    def load(cls: type[AlongT], folder: str | Path, backbone: Backbone) -> AlongT:
         """Read it back.
 
         Raises:
             CheckpointError: See :func:`workbench.guidance.artifact.load_artifact`.
         """
-        return cls(*_load(folder, ADDITION, RefusalAdditionConfig, backbone))
+        artifact = load_artifact(folder, cls.method, backbone)
+        config = read_config(artifact, cls.config_type, folder)
+        tensors = take_tensors(artifact, {"direction": (backbone.d_model,)}, folder)
+        return cls(config, tensors["direction"], artifact.record.about)
 
 
 @dataclass(frozen=True, eq=False)
-class RefusalAblation(WithoutSlots):
+class RefusalAddition(_AlongRefusal):
+    """The refusal direction added at one block.
+
+    Attributes:
+        config: Where it acts and how strongly.
+        direction: r, in units of the residual stream.
+        about: How many prompts of each class it was taken from.
+        factor: 1 as tuned, 0 no guidance, -1 against refusal.
+    """
+
+    config: RefusalAdditionConfig
+    method: ClassVar[str] = ADDITION
+    config_type: ClassVar[type[Any]] = RefusalAdditionConfig
+
+    def begin(self, backbone: Backbone, prompt: TokenBatch) -> GuidanceSession:
+        """A session that adds r; none of its hooks where nothing is to be added."""
+        if self.coefficient == 0:
+            return SlotlessSession()
+        step = self.coefficient * self.direction.to(backbone.device)
+        everywhere = self.config.tokens == "all"
+        edit = ActivationEdit("residual", self.config.layer, step.expand_as, everywhere)
+        return EditingSession(backbone, [edit])
+
+
+@dataclass(frozen=True, eq=False)
+class RefusalAblation(_AlongRefusal):
     """The refusal direction taken out of the stream after the embeddings and after every block.
 
     Attributes:
@@ -197,9 +224,8 @@ class RefusalAblation(WithoutSlots):
     """
 
     config: RefusalAblationConfig
-    direction: Float[Tensor, " d_model"]
-    about: Mapping[str, object] = field(default_factory=dict)
-    factor: float = 1.0
+    method: ClassVar[str] = ABLATION
+    config_type: ClassVar[type[Any]] = RefusalAblationConfig
 
     def __post_init__(self) -> None:
         if abs(self.coefficient) > 1:
@@ -207,11 +233,6 @@ class RefusalAblation(WithoutSlots):
                 f"{ABLATION} at {self.factor} times {self.config.strength}: the share that is "
                 "taken out lies in [-1, 1]; choose a smaller factor"
             )
-
-    @property
-    def name(self) -> str:
-        """Name in records."""
-        return ABLATION
 
     def begin(self, backbone: Backbone, prompt: TokenBatch) -> GuidanceSession:
         """A session that takes r^ out; none of its hooks where nothing is to be taken out."""
@@ -229,57 +250,6 @@ class RefusalAblation(WithoutSlots):
             backbone,
             [ActivationEdit("residual", layer, change, everywhere=True) for layer in layers],
         )
-
-    @classmethod
-    def fit(
-        cls, backbone: Backbone, data: ValueData, config: RefusalAblationConfig, *, seed: int
-    ) -> "RefusalAblation":
-        """Take the difference of means over the labelled prompts; nothing is drawn by the seed.
-
-        Raises:
-            As :func:`fit_refusal_direction`.
-        """
-        return cls(config, *fit_refusal_direction(backbone, data, config.layer, config.position))
-
-    def save(
-        self, folder: str | Path, backbone: Backbone, *, about: Mapping[str, object] | None = None
-    ) -> None:
-        """Write configuration and r; see :func:`workbench.guidance.artifact.save_artifact`."""
-        _save(folder, self, backbone, about)
-
-    @classmethod
-    def load(cls, folder: str | Path, backbone: Backbone) -> "RefusalAblation":
-        """Read it back.
-
-        Raises:
-            CheckpointError: See :func:`workbench.guidance.artifact.load_artifact`.
-        """
-        return cls(*_load(folder, ABLATION, RefusalAblationConfig, backbone))
-
-
-def _save(
-    folder: str | Path,
-    fitted: RefusalAddition | RefusalAblation,
-    backbone: Backbone,
-    about: Mapping[str, object] | None,
-) -> None:
-    save_artifact(
-        folder,
-        fitted.name,
-        fitted.config,
-        {"direction": fitted.direction},
-        backbone=backbone,
-        about={**fitted.about, **(about or {})},
-    )
-
-
-def _load(
-    folder: str | Path, method: str, config_type: type[ConfigT], backbone: Backbone
-) -> tuple[ConfigT, Float[Tensor, " d_model"], Mapping[str, object]]:
-    artifact = load_artifact(folder, method, backbone)
-    config = read_config(artifact, config_type, folder)
-    tensors = take_tensors(artifact, {"direction": (backbone.d_model,)}, folder)
-    return config, tensors["direction"], artifact.record.about
 
 
 def addition_grid(backbone: Backbone) -> tuple[RefusalAdditionConfig, ...]:

@@ -272,4 +272,4 @@ def _trained_for(folder: Path) -> object:
 def _fitted_on(folder: Path) -> object:
     """Hash of the weights that the first fitted method in a folder was fitted on."""
     first = next(iter(sorted(folder.glob(f"*/{ARTIFACT_FILE}"))), None)
-    return None if first is None else read_artifact_record(first.parent).backbone["weights_hash"]
+    return None if first is None else read_artifact_record(first.parent).backbone.weights_hash

@@ -128,8 +128,8 @@ def save_value_module(
                 "format": FORMAT,
                 "config": to_mapping(module.config),
                 "weights_sha256": file_sha256(weights),
-                "backbone": None if backbone is None else to_mapping(_identify(backbone)),
-                "versions": _versions(),
+                "backbone": None if backbone is None else to_mapping(identify(backbone)),
+                "versions": recorded_versions(),
                 "metrics": dict(metrics or {}),
             },
         )
@@ -181,11 +181,7 @@ def _read_weights(
     folder: Path, record: CheckpointRecord, expected: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     path = folder / WEIGHTS_FILE
-    try:
-        weights, _ = read_tensors(path)
-    except RunError as error:
-        raise CheckpointError(str(error)) from error
-    require_finite(weights, str(path))
+    weights = read_finite(path)
     missing = sorted(set(expected) - set(weights))
     unknown = sorted(set(weights) - set(expected))
     misshapen = sorted(
@@ -196,12 +192,35 @@ def _read_weights(
             f"{path} does not fit its configuration: missing {missing or 'none'}, "
             f"unknown {unknown or 'none'}, of another shape {misshapen or 'none'}"
         )
-    if file_sha256(path) != record.weights_sha256:
-        raise CheckpointError(
-            f"{path} is not the file that {RECORD_FILE} describes: one of the two was replaced or "
-            "damaged; copy the folder again, or train again"
-        )
+    require_described(path, record.weights_sha256, RECORD_FILE, again="train again")
     return weights
+
+
+def read_finite(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, on the CPU.
+
+    Raises:
+        CheckpointError: It is missing or damaged, or one is NaN or infinite.
+    """
+    try:
+        tensors, _ = read_tensors(path)
+    except RunError as error:
+        raise CheckpointError(str(error)) from error
+    require_finite(tensors, str(path))
+    return tensors
+
+
+def require_described(path: Path, sha256: str, record_file: str, *, again: str) -> None:
+    """Make sure that a file is the one its record speaks of.
+
+    Raises:
+        CheckpointError: Its hash differs; ``again`` says how to make a new one.
+    """
+    if file_sha256(path) != sha256:
+        raise CheckpointError(
+            f"{path} is not the file that {record_file} describes: one of the two was replaced or "
+            f"damaged; copy the folder again, or {again}"
+        )
 
 
 def require_finite(weights: Mapping[str, Tensor], what: str) -> None:
@@ -229,19 +248,41 @@ def _require_same_backbone(
     if record.backbone is None:
         return
     trained = from_mapping(BackboneRecord, record.backbone, where=f"{folder / RECORD_FILE}")
+    require_made_for(
+        trained,
+        backbone,
+        made=f"the value module in {folder} was trained for",
+        otherwise="train a module for this one",
+    )
+
+
+def require_made_for(
+    trained: BackboneRecord, backbone: BackboneIdentity, *, made: str, otherwise: str
+) -> None:
+    """Make sure that something is used with the backbone and tokenizer it was made for.
+
+    Args:
+        trained: What it was made for.
+        backbone: What it will be used with.
+        made: Beginning of the message, up to the name of the former.
+        otherwise: What else to do than to load that one.
+
+    Raises:
+        CheckpointError: They differ.
+    """
     for what, then, now in (
         ("weights", trained.weights_hash, backbone.weights_hash),
         ("tokenizer", trained.tokenizer_hash, backbone.tokenizer_hash),
     ):
         if then != now:
             raise CheckpointError(
-                f"the value module in {folder} was trained for {trained.name}, whose {what} differ "
-                f"from those of {backbone.name} (sha256 {then[:12]}, not {now[:12]}); "
-                "load that backbone, or train a module for this one"
+                f"{made} {trained.name}, whose {what} differ from those of {backbone.name} (sha256 "
+                f"{then[:12]}, not {now[:12]}); load that backbone, or {otherwise}"
             )
 
 
-def _identify(backbone: BackboneIdentity) -> BackboneRecord:
+def identify(backbone: BackboneIdentity) -> BackboneRecord:
+    """What a record keeps of a backbone."""
     return BackboneRecord(
         name=backbone.name,
         weights_hash=backbone.weights_hash,
@@ -249,6 +290,7 @@ def _identify(backbone: BackboneIdentity) -> BackboneRecord:
     )
 
 
-def _versions() -> dict[str, object]:
+def recorded_versions() -> dict[str, object]:
+    """Package versions, Python, git revision and time, as a record keeps them."""
     made = provenance()
     return {key: made[key] for key in ("packages", "python", "git", "time")}
