@@ -49,7 +49,7 @@ MODULES = Path("runs/embedded/train")
 LATEX_FILE = "leaderboard.tex"
 
 Backbones = Annotated[str, typer.Option(help="Embedded backbones, separated by commas.")]
-Engine = Annotated[str, typer.Option(help="local, or ray.")]
+Engine = Annotated[str, typer.Option(help="local, processes[:N], or ray.")]
 EVERY = ",".join(EMBEDDED)
 
 

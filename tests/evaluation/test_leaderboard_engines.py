@@ -1,5 +1,6 @@
 """Whoever does the work, the records are the same; a worker that dies is replaced."""
 
+import math
 import os
 import signal
 import sys
@@ -10,9 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pytest
 
-from workbench.errors import ConfigError, DataError
+from workbench.errors import ConfigError, DataError, RunError
 from workbench.evaluation.benchmark import EvaluationConfig, Shard
-from workbench.evaluation.leaderboard.engines import LocalEngine, RayEngine, make_engine
+from workbench.evaluation.leaderboard.engines import (
+    LocalEngine,
+    ProcessEngine,
+    RayEngine,
+    make_engine,
+)
 from workbench.evaluation.leaderboard.plan import BackboneSource, Entrant
 from workbench.evaluation.leaderboard.work import ShardJob, measure_shard
 from workbench.guidance.registry import GuidanceSpec
@@ -28,11 +34,42 @@ def test_the_local_engine_works_in_order() -> None:
 
 
 def test_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="unknown engine 'dask': choose from local, ray"):
+    with pytest.raises(
+        ConfigError, match="unknown engine 'dask': choose from local, processes, ray"
+    ):
         make_engine("dask")
+    with pytest.raises(ConfigError, match="'0' is no number of processes"):
+        make_engine("processes:0")
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"svgt-workbench\[distributed\]"):
         make_engine("ray")
+
+
+def test_the_number_of_processes_is_read() -> None:
+    engine = make_engine("processes:3")
+    assert isinstance(engine, ProcessEngine)
+    assert engine.n_processes == 3
+    every = make_engine("processes")
+    assert isinstance(every, ProcessEngine)
+    assert every.n_processes == os.cpu_count()
+
+
+@pytest.mark.slow
+def test_processes_bring_back_results_and_errors_and_tell_when_one_dies() -> None:
+    with make_engine("processes:2") as engine:
+        found = dict(engine.run(math.factorial, [5, 3, 4]))
+        assert found == {3: 6, 4: 24, 5: 120}
+        with pytest.raises(ConfigError, match="unknown engine 'dask'"):
+            list(engine.run(make_engine, ["dask"]))
+        with pytest.raises(RunError, match=r"worker process died.*fewer than 2 processes"):
+            list(engine.run(os._exit, [1]))
+
+
+@pytest.mark.slow
+def test_records_of_processes_are_bit_equal(jobs: list[ShardJob]) -> None:
+    by_processes = measured_by(make_engine("processes:2"), jobs)
+    for one, two in zip(measured_by(LocalEngine(), jobs), by_processes, strict=True):
+        pd.testing.assert_frame_equal(one, two, check_exact=True)
 
 
 def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,11 @@ def benchmark(
     ] = 9,
     device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
     engine: Annotated[
-        str, typer.Option(help="local: this process; ray: workers (RAY_ADDRESS or this machine).")
+        str,
+        typer.Option(
+            help="local: this process; processes[:N]: N of them, or one a core; ray: workers "
+            "(RAY_ADDRESS or this machine)."
+        ),
     ] = "local",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted benchmark.")

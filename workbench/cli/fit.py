@@ -52,7 +52,9 @@ def fit(
     ] = 1600,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Limit of a reply.")] = 80,
     device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
-    engine: Annotated[str, typer.Option(help="local, or ray (one candidate a worker).")] = "local",
+    engine: Annotated[
+        str, typer.Option(help="local, processes[:N], or ray (one candidate a worker).")
+    ] = "local",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted one.")
     ] = False,

@@ -1,4 +1,4 @@
-"""Who does the work: this process, or the workers of a Ray cluster.
+"""Who does the work: this process, processes beside it, or the workers of a Ray cluster.
 
 An engine takes a function and jobs, and gives back every job with its result as soon as it is
 there, in any order. Jobs share nothing, so results are the same whoever ran them. On a cluster,
@@ -8,8 +8,11 @@ every node must see the same files at the same paths.
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr, suppress
 from io import StringIO
+from multiprocessing import get_context
 from types import ModuleType, TracebackType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -17,7 +20,7 @@ from workbench.errors import ConfigError, RunError
 
 JobT = TypeVar("JobT")
 ResultT = TypeVar("ResultT")
-ENGINES: tuple[str, ...] = ("local", "ray")
+ENGINES: tuple[str, ...] = ("local", "processes", "ray")
 _RETRIES = 3
 _OBJECT_STORE_BYTES = 256 * 1024**2
 
@@ -47,16 +50,27 @@ class Engine(Protocol):
 
 
 def make_engine(name: str) -> Engine:
-    """The engine of this name.
+    """The engine of this name; ``processes:N`` starts N processes, ``processes`` one a core.
 
     Raises:
         ConfigError: There is none, or its library is not installed.
     """
     if name == "local":
         return LocalEngine()
+    kind, _, count = name.partition(":")
+    if kind == "processes":
+        return ProcessEngine(_n_processes(count))
     if name == "ray":
         return RayEngine()
     raise ConfigError(f"unknown engine '{name}': choose from {', '.join(ENGINES)}")
+
+
+def _n_processes(count: str) -> int:
+    if not count:
+        return os.cpu_count() or 1
+    if not count.isdecimal() or int(count) < 1:
+        raise ConfigError(f"'{count}' is no number of processes: write processes:4, say")
+    return int(count)
 
 
 class LocalEngine:
@@ -79,6 +93,55 @@ class LocalEngine:
         """In the order given."""
         for job in jobs:
             yield job, work(job)
+
+
+class ProcessEngine:
+    """Jobs in so many processes of this machine, each started fresh (which CUDA needs).
+
+    Jobs and results are sent between processes, so both must be plain records, and the work a
+    function of a module. A process that is killed ends them all: what is done is kept, and the run
+    can be resumed.
+
+    Args:
+        n_processes: How many at a time; each computes on one thread.
+    """
+
+    def __init__(self, n_processes: int) -> None:
+        self.n_processes = n_processes
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "ProcessEngine":
+        self._pool = ProcessPoolExecutor(self.n_processes, mp_context=get_context("spawn"))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+    def run(
+        self, work: Callable[[JobT], ResultT], jobs: Sequence[JobT]
+    ) -> Iterator[tuple[JobT, ResultT]]:
+        """As they come; when the caller stops early, what has not begun is dropped."""
+        if self._pool is None:
+            raise RuntimeError("the engine works inside its own context only")
+        waiting = {self._pool.submit(work, job): job for job in jobs}
+        try:
+            for future in as_completed(waiting):
+                yield waiting[future], future.result()
+        except BrokenProcessPool as error:
+            raise RunError(
+                "a worker process died, as it does when memory runs out or it is killed: resume, "
+                f"with fewer than {self.n_processes} processes if memory was short"
+            ) from error
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 class RayEngine:
