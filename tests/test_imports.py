@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 STAIRCASE: tuple[tuple[str, ...], ...] = (
-    ("app", "workbench.pages", "workbench.cli"),
+    ("app", "workbench.__main__", "workbench.pages", "workbench.cli"),
     ("workbench.export",),
     ("probes",),
     ("workbench.evaluation",),
@@ -28,6 +28,7 @@ STAIRCASE: tuple[tuple[str, ...], ...] = (
         "workbench.axes",
         "workbench.statistics",
         "workbench.runs",
+        "workbench.background",
         "workbench.config",
         "workbench.training_state",
         "workbench.quiet",

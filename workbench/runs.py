@@ -20,6 +20,7 @@ import math
 import os
 import platform
 import secrets
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -44,6 +45,8 @@ RUN_FILE = "run.json"
 METRICS_FILE = "metrics.parquet"
 SUMMARY_FILE = "summary.json"
 LOCK_FILE = ".lock"
+OUTPUT_FILE = ".output"
+"""What a process in the background printed (:mod:`workbench.background`); no part of the run."""
 
 _TEMPORARY = ".writing-"
 _RECORDED_PACKAGES = (
@@ -493,9 +496,48 @@ class RunFolder:
         finally:
             self.close()
 
+    def altered_files(self) -> list[str]:
+        """Files that no longer have the hash they had when the run finished.
+
+        Raises:
+            RunError: one is missing.
+        """
+        kept = self.record.files.items()
+        return [name for name, sha256 in kept if file_sha256(self.file(name)) != sha256]
+
     def _require_ownership(self) -> None:
         if self._lock is None:
             raise RunError(f"run folder {self.path} is open for reading only")
+
+
+def delete_run(folder: str | Path, *, root: str | Path) -> None:
+    """Delete a run folder for good, and nothing that is no run or lies elsewhere.
+
+    The folder is owned meanwhile, so no run starts in it, and is moved aside in one step: what is
+    only half deleted is never taken for a run.
+
+    Args:
+        folder: What to delete.
+        root: The folder with runs that it must lie in, at any depth.
+
+    Raises:
+        RunError: it lies outside ``root``, holds no run, is in use, or cannot be removed.
+    """
+    folder, root = Path(folder), Path(root)
+    inside = root.resolve() in folder.resolve().parents
+    if folder.is_symlink() or not inside:
+        raise RunError(f"{folder} does not lie in {root}: only runs in it are deleted from here")
+    if not (folder / RUN_FILE).is_file():
+        raise RunError(f"{folder} holds no run ({RUN_FILE} is missing): delete it by hand")
+    lock = _FolderLock.acquire(folder)
+    aside = folder.with_name(f"{_TEMPORARY}{secrets.token_hex(4)}-{folder.name}")
+    try:
+        folder.rename(aside)
+        shutil.rmtree(aside)
+    except OSError as error:
+        raise RunError(f"cannot delete {folder} ({error.strerror or error})") from error
+    finally:
+        lock.release()
 
 
 class _FolderLock:
@@ -595,7 +637,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _is_bookkeeping(name: str) -> bool:
-    return name == LOCK_FILE or name.startswith(_TEMPORARY)
+    return name in (LOCK_FILE, OUTPUT_FILE) or name.startswith(_TEMPORARY)
 
 
 def _hash_files(folder: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ from workbench.config import from_mapping
 from workbench.data.training import ValueData
 from workbench.errors import ConfigError, NonFiniteError, RunError
 from workbench.evaluation import value_training
+from workbench.evaluation.training_progress import PROGRESS_FILE
 from workbench.evaluation.value_training import STATE_FILE, draw_value_data, train_in_testbed
 from workbench.runs import RunFolder, file_sha256
 from workbench.svgt import (
@@ -248,6 +249,7 @@ def test_the_module_can_be_used_at_once(tiny: "TinyModel", whole: Whole) -> None
 
 def test_what_it_needed_to_go_on_is_gone_at_the_end(whole: Whole) -> None:
     assert not (whole[0] / STATE_FILE).exists()
+    assert not (whole[0] / PROGRESS_FILE).exists()
 
 
 # ---------------------------------------------------------------------------------------- going on
@@ -405,6 +407,14 @@ def test_a_recipe_that_does_not_fit_leaves_no_folder(
 def test_impossible_amounts_are_refused(changes: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(changes))):
         DataConfig(**changes)  # type: ignore[arg-type]
+
+
+def test_a_smaller_size_leaves_validation_whole() -> None:
+    small = DataConfig(n_prompts=100, n_pairs=50, n_targets=3, n_validation=40).scaled(0.1)
+    assert small == DataConfig(n_prompts=10, n_pairs=5, n_targets=1, n_validation=40)
+    for size in (0.0, -1.0, 1.5, float("nan")):
+        with pytest.raises(ConfigError, match="size"):
+            DataConfig().scaled(size)
 
 
 def test_a_training_that_diverges_can_be_looked_at_but_leaves_no_module(

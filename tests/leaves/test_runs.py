@@ -20,8 +20,10 @@ from hypothesis import strategies as st
 from workbench import runs
 from workbench.errors import RunError
 from workbench.runs import (
+    OUTPUT_FILE,
     RunFolder,
     atomic_path,
+    delete_run,
     file_sha256,
     provenance,
     read_json,
@@ -438,3 +440,57 @@ def test_many_processes_racing_for_one_folder_have_one_winner(tmp_path: Path) ->
     for racer in racers:
         racer.communicate()
     assert results == ["refused\n", "refused\n", "won\n"]
+
+
+# ------------------------------------------------------------------------- deleting and verifying
+
+
+def _finished_run(folder: Path) -> RunFolder:
+    with RunFolder.create(folder, kind="evaluate", config={}, seed=0) as run:
+        run.append_metrics([{"step": 1, "value": 0.5}])
+    return run
+
+
+def test_a_run_is_deleted_whole_and_alone(tmp_path: Path) -> None:
+    _finished_run(tmp_path / "runs" / "deep" / "one")
+    _finished_run(tmp_path / "runs" / "deep" / "two")
+    delete_run(tmp_path / "runs" / "deep" / "one", root=tmp_path / "runs")
+    assert [path.name for path in (tmp_path / "runs" / "deep").iterdir()] == ["two"]
+
+
+def test_what_must_not_be_deleted_is_not(tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    _finished_run(tmp_path / "shipped")
+    (root / "papers").mkdir(parents=True)
+    (root / "papers" / "mine.txt").write_text("dear")
+    (root / "link").symlink_to(tmp_path / "shipped")
+    own = RunFolder.create(root / "busy", kind="evaluate", config={}, seed=0)
+    for folder, problem in (
+        (tmp_path / "shipped", "does not lie in"),
+        (root / ".." / "shipped", "does not lie in"),
+        (root / "link", "does not lie in"),
+        (root, "does not lie in"),
+        (root / "papers", "holds no run"),
+        (root / "busy", "in use by another run"),
+    ):
+        with pytest.raises(RunError, match=problem):
+            delete_run(folder, root=root)
+    own.close()
+    assert (tmp_path / "shipped" / "run.json").exists()
+    assert (root / "papers" / "mine.txt").read_text() == "dear"
+    assert (root / "busy" / "run.json").exists()
+
+
+def test_files_that_were_altered_later_are_named(tmp_path: Path) -> None:
+    run = _finished_run(tmp_path / "run")
+    assert run.altered_files() == []
+    write_json(tmp_path / "run" / "summary.json", {"rows": []})  # new, so not recorded
+    assert RunFolder.open(tmp_path / "run").altered_files() == []
+    run.file("metrics.parquet").write_bytes(b"other")
+    assert RunFolder.open(tmp_path / "run").altered_files() == ["metrics.parquet"]
+
+
+def test_what_a_background_process_printed_is_no_part_of_a_run(tmp_path: Path) -> None:
+    (tmp_path / OUTPUT_FILE).write_text("# process 1: workbench train\n")
+    run = _finished_run(tmp_path)
+    assert list(run.record.files) == ["metrics.parquet"]

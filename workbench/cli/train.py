@@ -66,6 +66,9 @@ def train(
     seed: Annotated[
         int, typer.Option(min=0, max=MAX_SEED, help="Decides initialisation, data and batch order.")
     ] = 0,
+    size: Annotated[
+        float, typer.Option(help="Share of the examples to learn from; below 1 for a quick look.")
+    ] = 1.0,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a killed training in OUT stopped.")
     ] = False,
@@ -74,6 +77,8 @@ def train(
     ] = False,
 ) -> None:
     """Train a value module; see ``_HELP``."""
+    from dataclasses import replace
+
     from workbench.backbone import load_backbone
     from workbench.config import dump_yaml, load_yaml
     from workbench.evaluation.value_training import train_in_testbed
@@ -90,6 +95,7 @@ def train(
         recipe = load_yaml(Recipe, path)
     else:
         recipe = make_recipe(config, d_model=model.d_model, n_layers=model.n_layers)
+    recipe = replace(recipe, data=recipe.data.scaled(size))
     if out is None or print_config:
         typer.echo(dump_yaml(recipe), nl=False)
         return

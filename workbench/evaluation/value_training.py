@@ -3,7 +3,8 @@
 The run folder of a training holds ``svgt.safetensors`` and ``svgt.json`` (the module, usable as
 ``--guidance svgt:FOLDER``), ``metrics.parquet`` (one row a stage, step and metric) and
 ``summary.json`` (the validation metrics of each stage's best state). While it runs,
-``training.safetensors`` holds all it takes to go on after a kill.
+``training.safetensors`` holds all it takes to go on after a kill, and ``progress.jsonl`` what a
+watcher draws (:mod:`workbench.evaluation.training_progress`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from workbench.backbone.protocol import Backbone, TokenBatch
 from workbench.config import from_mapping, to_mapping
 from workbench.data.training import ValueData
+from workbench.evaluation.training_progress import PROGRESS_FILE, ProgressLog
 from workbench.guidance.decoding import generate
 from workbench.guidance.sampling import Sampling
 from workbench.guidance.svgt_bridge import SVGTBridge
@@ -193,6 +195,7 @@ def train_in_testbed(
     with RunFolder.create(out, kind=RUN_KIND, config=settings, seed=seed, resume=resume) as run:
         if run.record.status == "finished":
             return None
+        progress = ProgressLog(run.file(PROGRESS_FILE), also=on_event)
         train, validation = draw_value_data(recipe.data, seed)
         trained = train_value_module(
             backbone,
@@ -205,7 +208,7 @@ def train_in_testbed(
             measure_harm=_harm_meter(backbone, seed),
             sample_responses=response_sampler(backbone, recipe.curriculum.safety),
             earlier=None if earlier is None else load_value_module(earlier, backbone),
-            on_event=on_event,
+            on_event=progress.record,
         )
         metrics = trained.final_metrics()
         save_value_module(
@@ -228,5 +231,6 @@ def train_in_testbed(
                 for name, value in metrics.items()
             ]
         )
-        run.file(STATE_FILE).unlink(missing_ok=True)
+        for name in (STATE_FILE, PROGRESS_FILE):
+            run.file(name).unlink(missing_ok=True)
     return trained

@@ -3,7 +3,7 @@
 The published values (SVGT, arXiv 2605.11712) are the defaults.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from workbench.errors import ConfigError
@@ -132,6 +132,20 @@ class DataConfig:
             raise ConfigError("n_prompts, n_pairs, n_targets and n_validation must be at least 1")
         if not 0.0 <= self.composed <= 1.0:
             raise ConfigError("composed must be in [0, 1]")
+
+    def scaled(self, size: float) -> "DataConfig":
+        """The same with this share of the examples to learn from, for a quick look.
+
+        Raises:
+            ConfigError: ``size`` is not in (0, 1].
+        """
+        if not 0.0 < size <= 1.0:
+            raise ConfigError(f"size = {size}: give a share of the examples above 0, at most 1")
+        amounts = {
+            name: max(1, round(size * getattr(self, name)))
+            for name in ("n_prompts", "n_pairs", "n_targets")
+        }
+        return replace(self, **amounts)
 
 
 @dataclass(frozen=True)
