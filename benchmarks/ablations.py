@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from workbench.backbone import load_backbone
+from workbench.cli._limits import Device
 from workbench.cli.main import run as run_command
 from workbench.evaluation.ablations import (
     ALL_SEEDS,
@@ -57,11 +58,12 @@ def run(
     ),
     seeds: Annotated[int, typer.Option(help="Seeds of modules and sampling.")] = 3,
     limit: Annotated[int, typer.Option(help="Prompts of each kind and test split.")] = 60,
+    device: Device = "cpu",
 ) -> None:
     """Run every ablation on one backbone, into ``RUNS/BACKBONE``."""
     out = runs / backbone
     command = ["ablate", "all", "--backbone", backbone, "--out", str(out), "--seeds", str(seeds)]
-    command += ["--limit", str(limit), "--modules", str(modules)]
+    command += ["--limit", str(limit), "--modules", str(modules), "--device", device]
     code = run_command([*command, "--resume"] if (out / RUN_FILE).is_file() else command)
     if code:
         raise typer.Exit(code)

@@ -5,7 +5,9 @@
     python benchmarks/embedded.py report                                # docs/results.md
     python benchmarks/embedded.py ship                                  # seed 0 into the package
 
-Each step goes on where it was stopped. All modules of a backbone are measured on the same prompts;
+Each step goes on where it was stopped. Several ``train`` may run at once into the same folders:
+each passes over the modules that another one is training, so that as many processes as there are
+cores share the work. All modules of a backbone are measured on the same prompts;
 intervals pool the seeds and resample intent groups, so that they cover both prompts and seeds.
 """
 
@@ -19,6 +21,8 @@ import pandas as pd
 import typer
 
 from workbench.backbone import load_backbone
+from workbench.cli._limits import Device
+from workbench.errors import FolderInUseError
 from workbench.evaluation.benchmark import EvaluationConfig
 from workbench.evaluation.running import Evaluation, run_evaluation
 from workbench.evaluation.summaries import SummaryRow, summarise
@@ -63,15 +67,37 @@ def train(
     runs: Runs = Path("runs/embedded"),
     seeds: Seeds = 5,
     only: Annotated[str, typer.Option(help="Configurations, separated by commas.")] = "",
+    from_seed: Annotated[int, typer.Option(min=0, help="First seed; --seeds counts from 0.")] = 0,
+    device: Device = "cpu",
 ) -> None:
-    """Train every configuration, or some."""
-    model = load_backbone(backbone)
+    """Train every configuration, or some, at every seed, or from one on."""
+    chosen = _chosen_configurations(only)
+    if from_seed >= seeds:
+        raise typer.BadParameter(f"--from-seed {from_seed} leaves none of --seeds {seeds}")
+    model = load_backbone(backbone, device=device)
     for name, seed, folder in _modules(runs, backbone, seeds):
-        if only and name not in only.split(","):
+        if name not in chosen or seed < from_seed:
             continue
         recipe = make_recipe(name, d_model=model.d_model, n_layers=model.n_layers)
-        train_in_testbed(model, recipe, folder, seed=seed, resume=True)
-        sys.stderr.write(f"{folder}\n")
+        try:
+            trained = train_in_testbed(model, recipe, folder, seed=seed, resume=True)
+        except FolderInUseError as error:
+            sys.stderr.write(f"passed over: {error}\n")
+        else:
+            sys.stderr.write(f"{folder}{' was there' if trained is None else ''}\n")
+
+
+def _chosen_configurations(only: str) -> tuple[str, ...]:
+    """The configurations named, or all.
+
+    Raises:
+        BadParameter: One is unknown.
+    """
+    names = tuple(name.strip() for name in only.split(",")) if only else tuple(RECIPES)
+    unknown = [name for name in names if name not in RECIPES]
+    if unknown:
+        raise typer.BadParameter(f"unknown configuration {unknown[0]}: {', '.join(RECIPES)}")
+    return names
 
 
 @app.command()
@@ -80,9 +106,10 @@ def evaluate(
     runs: Runs = Path("runs/embedded"),
     seeds: Seeds = 5,
     limit: Annotated[int, typer.Option(help="Prompts of each kind and split.")] = 200,
+    device: Device = "cpu",
 ) -> None:
     """Measure every module trained so far, and no guidance, on the four test splits."""
-    model = load_backbone(backbone)
+    model = load_backbone(backbone, device=device)
     trained = [folder for _, _, folder in _modules(runs, backbone, seeds)]
     folders = [folder for folder in trained if (folder / RECORD_FILE).exists()]
     specs = [GuidanceSpec("none"), *(GuidanceSpec("svgt", str(folder)) for folder in folders)]
@@ -100,6 +127,7 @@ def evaluate(
         config=evaluation.describe(),
         seed=EVALUATION_SEED,
         resume=True,
+        device=model.device,
     ) as run:
         if run.record.status == "running":
             run_evaluation(

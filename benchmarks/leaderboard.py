@@ -6,8 +6,9 @@
     python benchmarks/leaderboard.py report    # the page and the committed results
     python benchmarks/leaderboard.py all       # tune, run, report
 
-Each step goes on where it was stopped. Value modules of all seeds come from
-``benchmarks/embedded.py train``.
+Each step goes on where it was stopped. Time is measured on a quiet processor: ``run --no-costs``
+leaves it out, and ``run`` on such a machine adds it to what was measured elsewhere. Value modules
+of all seeds come from ``benchmarks/embedded.py train``.
 """
 
 import shutil
@@ -17,6 +18,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
+from workbench.cli._limits import Device
 from workbench.cli.main import run as run_command
 from workbench.evaluation.leaderboard.plan import RUN_KIND
 from workbench.evaluation.leaderboard.running import COMPARISONS_FILE, LEADERBOARD_FILE
@@ -70,6 +72,7 @@ def tune(
     tuned: Annotated[Path, typer.Option(help="Where tuned methods go.")] = TUNED,
     limit: Annotated[int, typer.Option(help="Validation prompts of each kind and split.")] = 16,
     engine: Engine = "local",
+    device: Device = "cpu",
 ) -> None:
     """Choose every method's configuration on the validation splits."""
     for backbone in backbones.split(","):
@@ -77,7 +80,7 @@ def tune(
             out = tuned / backbone / method
             _workbench(
                 "fit", method, "--backbone", backbone, "--tune", "--limit", str(limit),
-                "--engine", engine, "--out", str(out), *_resuming(out),
+                "--engine", engine, "--device", device, "--out", str(out), *_resuming(out),
             )  # fmt: skip
 
 
@@ -101,6 +104,10 @@ def run(
     seeds: Annotated[int, typer.Option(help="Seeds of every method.")] = 5,
     limit: Annotated[int, typer.Option(help="Prompts of each kind and split.")] = 100,
     engine: Engine = "local",
+    device: Device = "cpu",
+    costs: Annotated[
+        bool, typer.Option(help="Time and memory; --no-costs leaves them for a later call.")
+    ] = True,
 ) -> None:
     """Measure every method on the test splits."""
     for backbone in backbones.split(","):
@@ -112,7 +119,8 @@ def run(
         ]
         _workbench(
             "benchmark", "--backbone", backbone, "--methods", "all", "--seeds", str(seeds),
-            "--limit", str(limit), "--engine", engine, "--out", str(runs / backbone), *places,
+            "--limit", str(limit), "--engine", engine, "--device", device,
+            "--costs" if costs else "--no-costs", "--out", str(runs / backbone), *places,
             *_resuming(runs / backbone),
         )  # fmt: skip
 
@@ -150,10 +158,10 @@ def _measured(run: Path) -> str:
 
 
 @app.command("all")
-def everything(engine: Engine = "local") -> None:
+def everything(engine: Engine = "local", device: Device = "cpu") -> None:
     """Tune, measure, and write the page."""
-    tune(engine=engine)
-    run(engine=engine)
+    tune(engine=engine, device=device)
+    run(engine=engine, device=device)
     report()
 
 

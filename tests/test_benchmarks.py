@@ -1,5 +1,6 @@
 """The report of the embedded benchmark pools seeds without mixing anything up."""
 
+import contextlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -7,6 +8,9 @@ from types import ModuleType
 
 import pandas as pd
 import pytest
+import typer
+
+from workbench.runs import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,6 +52,42 @@ def _row(guidance: str, config: str, prompt: str, value: float) -> dict[str, obj
         "value": value,
         "weight": 1.0,
     }
+
+
+def test_a_training_passes_over_what_another_process_trains(
+    embedded: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(**chosen: object) -> str:
+        embedded.train(backbone="testbed-llama", runs=tmp_path, **chosen)
+        return capsys.readouterr().err
+
+    with contextlib.ExitStack() as owned:
+        for name in ("paper", "input-only"):
+            for seed in (1, 2):
+                folder = tmp_path / "train" / "testbed-llama" / name / str(seed)
+                owned.enter_context(RunFolder.create(folder, kind="train", config={}, seed=seed))
+        said = train(only="paper,input-only", from_seed=1, seeds=3)
+    assert [line.split(" is in use")[0] for line in said.splitlines()] == [
+        f"passed over: {tmp_path}/train/testbed-llama/{name}/{seed}"
+        for seed in (1, 2)
+        for name in ("paper", "input-only")
+    ]
+    assert not (tmp_path / "train" / "testbed-llama" / "workbench").exists()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"only": "papre"}, "unknown configuration papre"),
+        ({"from_seed": 3, "seeds": 3}, "leaves none of --seeds 3"),
+    ],
+)
+def test_a_training_of_nothing_is_a_mistake(
+    embedded: ModuleType, tmp_path: Path, chosen: dict[str, object], message: str
+) -> None:
+    with pytest.raises(typer.BadParameter, match=message):
+        embedded.train(backbone="testbed-llama", runs=tmp_path, **chosen)
+    assert not list(tmp_path.iterdir())
 
 
 def test_seeds_are_pooled_beside_as_many_copies_of_no_guidance(embedded: ModuleType) -> None:

@@ -41,5 +41,9 @@ class RunError(WorkbenchError):
     """A run folder is in use, incomplete, of another configuration, or cannot be written."""
 
 
+class FolderInUseError(RunError):
+    """Another live process owns the run folder."""
+
+
 class DataError(WorkbenchError):
     """A data file or data set cannot be read, lacks a column, or breaks its own schema."""

@@ -34,12 +34,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from workbench.config import from_mapping, to_mapping
-from workbench.errors import ConfigError, RunError
+from workbench.errors import ConfigError, FolderInUseError, RunError
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.parquet"
@@ -216,22 +217,44 @@ def file_sha256(path: str | Path) -> str:
 # ------------------------------------------------------------------------------- where it came from
 
 
-def provenance() -> dict[str, object]:
+def provenance(device: torch.device | str | None = None) -> dict[str, object]:
     """What it takes to say how a number was made.
+
+    Args:
+        device: Where the model computes; None where none is involved.
 
     Returns:
         ``packages`` (name to version, null where absent), ``python``, ``platform``, ``git``
-        (``revision`` and ``dirty``; null outside a checkout of this project), ``argv`` and
-        ``time`` (UTC, ISO 8601).
+        (``revision`` and ``dirty``; null outside a checkout of this project), ``device`` (see
+        :func:`describe_device`; null where none is involved), ``argv`` and ``time`` (UTC, ISO
+        8601).
     """
     return {
         "packages": {name: _version(name) for name in _RECORDED_PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "git": _git_state(Path(__file__).resolve().parent.parent),
+        "device": None if device is None else describe_device(device),
         "argv": list(sys.argv),
         "time": _now(),
     }
+
+
+def describe_device(device: torch.device | str) -> dict[str, str]:
+    """``name`` as torch calls it, ``cuda:0`` for example, and the ``hardware`` behind it."""
+    asked = torch.device(device)
+    if asked.type == "cuda":
+        return {"name": str(asked), "hardware": torch.cuda.get_device_name(asked)}
+    return {"name": str(asked), "hardware": _processor()}
+
+
+def _processor() -> str:
+    """The processor's name, which Linux keeps in a file."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:
@@ -292,6 +315,13 @@ class RunRecord:
     finished: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Every device that worked on the run, the first first; old records name none."""
+        named = (made.get("device") for made in (self.provenance, *self.resumed))
+        said = [f"{d['name']} ({d['hardware']})" for d in named if isinstance(d, Mapping)]
+        return tuple(dict.fromkeys(said))
+
 
 class RunFolder:
     """One folder with what one command produced; see the module's docstring for its content.
@@ -318,16 +348,18 @@ class RunFolder:
         config: Mapping[str, object],
         seed: int,
         resume: bool = False,
+        device: torch.device | str | None = None,
     ) -> "RunFolder":
         """Take a new or empty folder, or, with ``resume``, continue the same run in an old one.
 
         With ``resume`` an absent run is started, so a script may always pass it; a finished one
-        is given back as it is (see ``record.status``).
+        is given back as it is (see ``record.status``). A run may go on on another device: the
+        provenance of each process that worked on it names its own.
 
         Raises:
-            RunError: another live process owns the folder; it holds something else; it holds a
-                run and ``resume`` is off; or the run in it has another kind, seed or config (the
-                differing keys are named).
+            FolderInUseError: another live process owns the folder.
+            RunError: it holds something else; it holds a run and ``resume`` is off; or the run in
+                it has another kind, seed or config (the differing keys are named).
         """
         path = Path(path)
         wanted = RunRecord(
@@ -335,7 +367,7 @@ class RunFolder:
             seed=seed,
             status="running",
             config=_as_json(config),
-            provenance=provenance(),
+            provenance=provenance(device),
         )
         _refuse_foreign_folder(path)
         lock = _FolderLock.acquire(path)
@@ -475,6 +507,22 @@ class RunFolder:
         )
         _write_record(self.path, self.record)
 
+    def reopen(self, device: torch.device | str | None = None) -> None:
+        """Take up a finished run again, to add to it; it says "running" until it is finished anew.
+
+        Raises:
+            RunError: the folder is open for reading only, or ``run.json`` cannot be written.
+        """
+        self._require_ownership()
+        self.record = replace(
+            self.record,
+            status="running",
+            finished=None,
+            files={},
+            resumed=(*self.record.resumed, provenance(device)),
+        )
+        _write_record(self.path, self.record)
+
     def close(self) -> None:
         """Give the folder free for other processes."""
         if self._lock is not None:
@@ -569,7 +617,7 @@ class _FolderLock:
         except BlockingIOError as error:
             owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(descriptor)
-            raise RunError(
+            raise FolderInUseError(
                 f"{folder} is in use by another run (process {owner}); "
                 "wait for it, or choose a new folder"
             ) from error

@@ -1,6 +1,7 @@
 """``workbench benchmark`` and ``workbench fit``: folders, tables, and mistakes."""
 
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -40,10 +41,44 @@ def mistake(capsys: Captured, arguments: list[str]) -> str:
 
 @pytest.fixture(scope="module")
 def folder(checkpoint: Path, value_module: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished benchmark of the plain model and a value module that takes part as it is."""
+    """A finished benchmark of the plain model and a value module that takes part as it is.
+
+    Its costs were added afterwards; what stood there before is in ``before``.
+    """
     out = tmp_path_factory.mktemp("runs") / "run"
-    assert run(quick(checkpoint, out, "--methods", f"svgt:{value_module}")) == 0
+    command = quick(checkpoint, out, "--methods", f"svgt:{value_module}")
+    assert run([*command, "--no-costs"]) == 0
+    shutil.copytree(out, out.parent / "before")
+    assert run([*command, "--resume"]) == 0
     return out
+
+
+def test_costs_can_be_added_to_a_finished_run(folder: Path) -> None:
+    before, after = RunFolder.open(folder.parent / "before"), RunFolder.open(folder)
+    assert before.record.status == after.record.status == "finished"
+    assert before.record.devices == after.record.devices
+    assert [name.partition(" (")[0] for name in after.record.devices] == ["cpu"]
+    assert (len(before.record.resumed), len(after.record.resumed)) == (0, 1)
+    assert not before.file("costs.parquet").exists()
+    boards = [pd.read_parquet(run.file("leaderboard.parquet")) for run in (before, after)]
+    costs = boards[1]["metric"].isin(["latency_ratio", "memory_ratio"])
+    assert costs.sum() == 4
+    pd.testing.assert_frame_equal(boards[0], boards[1][~costs].reset_index(drop=True))
+    notes = [json.loads(run.file("summary.json").read_text())["notes"] for run in (before, after)]
+    assert set(notes[0]) - set(notes[1]) == {
+        "latency and memory were not measured; the same command with --resume --costs adds them"
+    }
+    assert "latency" in before.file("leaderboard.md").read_text()
+
+
+def test_costs_that_are_there_are_not_measured_again(
+    checkpoint: Path, folder: Path, value_module: Path
+) -> None:
+    record = folder.joinpath("run.json").read_bytes()
+    for costs in ("--costs", "--no-costs"):
+        again = quick(checkpoint, folder, "--methods", f"svgt:{value_module}", "--resume", costs)
+        assert run(again) == 0
+    assert folder.joinpath("run.json").read_bytes() == record
 
 
 def test_the_folder_has_everything(folder: Path) -> None:

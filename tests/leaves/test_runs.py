@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench import runs
-from workbench.errors import RunError
+from workbench.errors import FolderInUseError, RunError
 from workbench.runs import (
     OUTPUT_FILE,
     RunFolder,
@@ -286,6 +286,40 @@ def test_resuming_nothing_starts_and_resuming_a_finished_run_changes_nothing(
     assert (tmp_path / "run" / "run.json").read_bytes() == before
 
 
+def test_every_device_that_worked_on_a_run_is_named(tmp_path: Path) -> None:
+    def work(device: str | None, *, resume: bool) -> RunFolder:
+        return RunFolder.create(
+            tmp_path, kind="train", config={}, seed=0, resume=resume, device=device
+        )
+
+    for device in ("cpu", "meta", "cpu", None):
+        work(device, resume=device != "cpu" or (tmp_path / "run.json").exists()).close()
+    with work("cpu", resume=True) as run:
+        names = [name.partition(" (")[0] for name in run.record.devices]
+        assert names == ["cpu", "meta"]
+    finished = RunFolder.open(tmp_path).record
+    assert finished.provenance["device"]["name"] == "cpu"
+    assert finished.provenance["device"]["hardware"]
+    assert [made["device"] and made["device"]["name"] for made in finished.resumed] == [
+        "meta", "cpu", None, "cpu",
+    ]  # fmt: skip
+
+
+def test_a_finished_run_can_be_taken_up_again(tmp_path: Path) -> None:
+    with create(tmp_path / "run") as run:
+        run.write_summary([])
+    with create(tmp_path / "run", resume=True) as run:
+        run.reopen()
+        assert RunFolder.open(tmp_path / "run").record.status == "running"
+        run.append_metrics([{"step": 1}])
+    record = RunFolder.open(tmp_path / "run").record
+    assert record.status == "finished"
+    assert set(record.files) == {"metrics.parquet", "summary.json"}
+    assert len(record.resumed) == 1
+    with pytest.raises(RunError, match="reading only"):
+        RunFolder.open(tmp_path / "run").reopen()
+
+
 def test_an_occupied_folder_is_refused(tmp_path: Path) -> None:
     create(tmp_path / "run").close()
     with pytest.raises(RunError, match=r"already holds a run \(train, running\)"):
@@ -369,7 +403,9 @@ def test_a_second_process_is_refused_and_a_killed_one_leaves_the_folder_free(
     ) as owner:
         assert owner.stdout is not None
         assert owner.stdout.readline() == "ready\n"
-        with pytest.raises(RunError, match=rf"in use by another run \(process {owner.pid}\)"):
+        with pytest.raises(
+            FolderInUseError, match=rf"in use by another run \(process {owner.pid}\)"
+        ):
             RunFolder.create(folder, kind="train", config={}, seed=0, resume=True)
         assert (folder / ".writing-dead-metrics.parquet").exists()  # not ours to touch
         assert RunFolder.is_owned(folder)

@@ -92,7 +92,14 @@ def ablate_with_progress(
     Raises:
         RunError: The folder is in use, holds something else, or cannot be written.
     """
-    with RunFolder.create(out, kind=RUN_KIND, config=plan.describe(), seed=0, resume=resume) as run:
+    with RunFolder.create(
+        out,
+        kind=RUN_KIND,
+        config=plan.describe(),
+        seed=0,
+        resume=resume,
+        device=plan.backbone.device,
+    ) as run:
         if run.record.status == "finished":
             return read_records(out / RECORDS_FILE)
         with progress_bar() as progress:

@@ -17,7 +17,7 @@ from workbench.evaluation.leaderboard.costs import CostConfig
 from workbench.evaluation.leaderboard.engines import Engine
 from workbench.evaluation.leaderboard.entering import Entering
 from workbench.evaluation.leaderboard.plan import RUN_KIND, BackboneSource, Plan, PromptPlan
-from workbench.evaluation.leaderboard.running import Progress, run_leaderboard
+from workbench.evaluation.leaderboard.running import COSTS_FILE, Progress, run_leaderboard
 from workbench.evaluation.leaderboard.work import fit_method, shared_backbone, use_one_thread
 from workbench.evaluation.tuning import TUNING_FILE, UTILITY, TuningConfig, tune
 from workbench.export.figures import standalone_html
@@ -84,14 +84,21 @@ def enter_methods(
 
 
 def run_with_progress(
-    plan: Plan, out: Path, engine: Engine, costs: CostConfig, *, resume: bool
+    plan: Plan, out: Path, engine: Engine, costs: CostConfig | None, *, resume: bool
 ) -> None:
-    """Run what is missing and write the leaderboard's files."""
+    """Run what is missing and write the leaderboard's files; costs None: leave them out."""
     with RunFolder.create(
-        out, kind=RUN_KIND, config=plan.describe(), seed=plan.prompts.seed, resume=resume
+        out,
+        kind=RUN_KIND,
+        config=plan.describe(),
+        seed=plan.prompts.seed,
+        resume=resume,
+        device=plan.backbone.device,
     ) as run:
         if run.record.status == "finished":
-            return
+            if costs is None or run.file(COSTS_FILE).is_file():
+                return
+            run.reopen(plan.backbone.device)
         with progress_bar() as progress:
             tasks = {}
 
@@ -196,7 +203,12 @@ def fit_with_progress(fitting: Fitting, out: Path, engine: Engine, *, resume: bo
         "data": to_mapping(fitting.budget.data),
     }
     with RunFolder.create(
-        out, kind=FIT_KIND, config=asked, seed=fitting.seed, resume=resume
+        out,
+        kind=FIT_KIND,
+        config=asked,
+        seed=fitting.seed,
+        resume=resume,
+        device=backbone.device,
     ) as run:
         if run.record.status == "finished":
             return

@@ -1,11 +1,18 @@
 """What several commands ask of their options (light)."""
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from workbench.errors import RunError
 
 MAX_SEED = 2**63 - 1
 """Largest seed that every generator takes."""
+
+Device = Annotated[
+    str, typer.Option(help="Torch device: cpu, cuda, cuda:1, mps. Random numbers are the same.")
+]
 
 
 def check_resumable(out: Path, resume: bool) -> None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import typer
 from rich import box
 from rich.progress import Progress, TaskID
@@ -57,12 +58,15 @@ class Subject:
         return self.bridge
 
 
-def load_subject(backbone: str, guidance: str | None, *, needs_bridge: bool) -> Subject:
+def load_subject(
+    backbone: str, guidance: str | None, device: str, *, needs_bridge: bool
+) -> Subject:
     """Load a backbone and, where asked for or at hand, the bridge that guides it.
 
     Args:
         backbone: Name or folder.
         guidance: As a person writes it; None takes what ships for the backbone, if anything.
+        device: Torch device.
         needs_bridge: Refuse to go on without one.
 
     Raises:
@@ -81,7 +85,7 @@ def load_subject(backbone: str, guidance: str | None, *, needs_bridge: bool) -> 
             f"the guidance '{spec}' has no value module, which the probes examine: give svgt, "
             "svgt:CONFIG (for example svgt:paper) or svgt:FOLDER"
         )
-    model = load_backbone(backbone)
+    model = load_backbone(backbone, device=device)
     if spec is None:
         spec = GuidanceSpec("svgt", "workbench")
         if not needs_bridge and not shipped_configs(model):
@@ -205,7 +209,13 @@ def _embedded_contexts(text: str | None) -> tuple[str, ...]:
 
 @contextmanager
 def probe_folder(
-    out: Path, probe: str, asked: Mapping[str, object], *, seed: int, resume: bool
+    out: Path,
+    probe: str,
+    asked: Mapping[str, object],
+    *,
+    seed: int,
+    resume: bool,
+    device: torch.device,
 ) -> Iterator[RunFolder]:
     """The run folder of a probe; a mistake met before anything was found leaves none behind.
 
@@ -215,6 +225,7 @@ def probe_folder(
         asked: Everything that determines what it finds.
         seed: Of everything random.
         resume: Go on with an unfinished one.
+        device: Where the backbone computes.
 
     Raises:
         RunError: See :meth:`workbench.runs.RunFolder.create`.
@@ -222,7 +233,7 @@ def probe_folder(
     is_new = not out.exists()
     try:
         with RunFolder.create(
-            out, kind=run_kind(probe), config=asked, seed=seed, resume=resume
+            out, kind=run_kind(probe), config=asked, seed=seed, resume=resume, device=device
         ) as run:
             yield run
     except WorkbenchError:

@@ -74,7 +74,14 @@ def probe_anchoring(
         "dilution": dilution,
     }
     with (
-        probe_folder(out, "anchoring", described, seed=seed, resume=resume) as run,
+        probe_folder(
+            out,
+            "anchoring",
+            described,
+            seed=seed,
+            resume=resume,
+            device=subject.backbone.device,
+        ) as run,
         stages() as board,
     ):
         if run.record.status != "finished":
@@ -111,7 +118,12 @@ def _with_room(
     wanted = DilutionConfig().distances
     if backbone.n_ctx < _LONG_CONTEXT:
         try:
-            return load_backbone(backbone.name, n_ctx=_LONG_CONTEXT), wanted
+            return load_backbone(
+                backbone.name,
+                device=str(backbone.device),
+                dtype=backbone.dtype,
+                n_ctx=_LONG_CONTEXT,
+            ), wanted
         except BackboneError:  # it learned an embedding for each of its positions
             pass
     room = backbone.n_ctx // 2
@@ -159,7 +171,14 @@ def probe_reliability(
         "reliability": to_mapping(config),
     }
     with (
-        probe_folder(out, "reliability", described, seed=seed, resume=resume) as run,
+        probe_folder(
+            out,
+            "reliability",
+            described,
+            seed=seed,
+            resume=resume,
+            device=subject.backbone.device,
+        ) as run,
         stages() as board,
     ):
         if run.record.status != "finished":

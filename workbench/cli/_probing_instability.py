@@ -73,7 +73,14 @@ def probe_instability(
         "instability": to_mapping(config),
     }
     with (
-        probe_folder(out, "instability", described, seed=seed, resume=resume) as run,
+        probe_folder(
+            out,
+            "instability",
+            described,
+            seed=seed,
+            resume=resume,
+            device=subject.backbone.device,
+        ) as run,
         stages() as board,
     ):
         if run.record.status != "finished":

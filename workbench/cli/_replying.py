@@ -81,9 +81,11 @@ class Replier:
         sampling: Sampling,
         max_new_tokens: int,
         seed: int,
+        *,
+        device: str = "cpu",
     ) -> "Replier":
         """Load the backbone, then the guidance for it."""
-        model = load_backbone(backbone)
+        model = load_backbone(backbone, device=device)
         return cls(
             backbone=model,
             spec=spec,

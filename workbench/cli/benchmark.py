@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli._limits import MAX_SEED, check_resumable
+from workbench.cli._limits import MAX_SEED, Device, check_resumable
 
 _HELP = """Compare methods of guidance: one benchmark, one decoder, one judge, several seeds.
 
@@ -29,6 +29,13 @@ are found in [bold]--modules[/bold] as MODULES/BACKBONE/CONFIG/SEED.
 OUT gets leaderboard.parquet and summary.json (estimates with 95% intervals), comparisons.parquet,
 costs.parquet, metrics.parquet, replies.parquet, and the leaderboard as Markdown, LaTeX and figure.
 After an interruption the same command with --resume goes on with the first shard that is missing.
+
+Time is worth measuring on a quiet machine only. Measure everything else wherever it is fast, and
+add the costs there:
+
+  workbench benchmark --methods all --out runs/board --device cuda --no-costs
+
+  workbench benchmark --methods all --out runs/board --resume
 """
 
 
@@ -70,10 +77,17 @@ def benchmark(
     examples: Annotated[
         int, typer.Option(min=8, help="Training prompts a method is fitted on, see workbench fit.")
     ] = 1600,
+    costs: Annotated[
+        bool,
+        typer.Option(
+            help="Measure time and memory, in this process; --no-costs leaves them out, and the "
+            "same command with --resume --costs adds them to a finished run."
+        ),
+    ] = True,
     cost_rounds: Annotated[
         int, typer.Option(min=1, help="Interleaved rounds of the time measurement.")
     ] = 9,
-    device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
+    device: Device = "cpu",
     engine: Annotated[
         str,
         typer.Option(
@@ -114,6 +128,6 @@ def benchmark(
         decoding=EvaluationConfig(temperature, top_p, max_new_tokens=max_new_tokens),
         data=DataConfig(n_prompts=examples, n_pairs=examples, n_targets=examples * 3 // 8),
     )
-    costs = CostConfig(rounds=cost_rounds, new_tokens=min(48, max_new_tokens))
-    run_with_progress(plan, out, worker, costs, resume=resume)
+    timing = CostConfig(rounds=cost_rounds, new_tokens=min(48, max_new_tokens)) if costs else None
+    run_with_progress(plan, out, worker, timing, resume=resume)
     print_leaderboard(out)

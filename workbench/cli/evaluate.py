@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli._limits import MAX_SEED, check_resumable
+from workbench.cli._limits import MAX_SEED, Device, check_resumable
 
 _HELP = """Measure what guidance does: harm, refusals, broken replies and fluency.
 
@@ -73,6 +73,7 @@ def evaluate(
     beta: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the old bridge a refresh keeps.")
     ] = 0.8,
+    device: Device = "cpu",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted evaluation.")
     ] = False,
@@ -97,7 +98,7 @@ def evaluate(
     wanted = TEST_SPLITS if splits is None else [name.strip() for name in splits.split(",")]
     benchmark = embedded_benchmark(wanted, n_per_kind=limit, seed=seed)
     config = EvaluationConfig(temperature, top_p, max_new_tokens=max_new_tokens)
-    model = load_backbone(backbone)
+    model = load_backbone(backbone, device=device)
     evaluation = Evaluation(
         model,
         {spec: load_guidance(spec, model, options) for spec in specs},
@@ -108,7 +109,12 @@ def evaluate(
     )
     evaluation.check_lengths()
     with RunFolder.create(
-        out, kind=RUN_KIND, config=evaluation.describe(), seed=seed, resume=resume
+        out,
+        kind=RUN_KIND,
+        config=evaluation.describe(),
+        seed=seed,
+        resume=resume,
+        device=model.device,
     ) as run:
         if run.record.status == "finished":
             rows = run.read_summary()

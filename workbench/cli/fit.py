@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli._limits import MAX_SEED, check_resumable
+from workbench.cli._limits import MAX_SEED, Device, check_resumable
 
 _HELP = """Fit one method of guidance on the embedded world's training split.
 
@@ -51,7 +51,7 @@ def fit(
         typer.Option(min=8, help="Training prompts, and as many pairs; safe replies: 3/8 of it."),
     ] = 1600,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Limit of a reply.")] = 80,
-    device: Annotated[str, typer.Option(help="Torch device.")] = "cpu",
+    device: Device = "cpu",
     engine: Annotated[
         str, typer.Option(help="local, processes[:N], or ray (one candidate a worker).")
     ] = "local",

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli._limits import MAX_SEED, check_resumable
+from workbench.cli._limits import MAX_SEED, Device, check_resumable
 
 _INSTABILITY_HELP = """Ask in which layers and contexts value directions turn, noise apart.
 
@@ -113,6 +113,7 @@ def instability(
         int, typer.Option(min=1, help="Harmful intents in every context, and as many harmless.")
     ] = 40,
     seed: Seed = 0,
+    device: Device = "cpu",
     resume: Resume = False,
 ) -> None:
     """Ask how far value directions turn; see ``_INSTABILITY_HELP``."""
@@ -121,7 +122,7 @@ def instability(
 
     check_resumable(out, resume)
     asked = Prompts.of(contexts, prompts)
-    subject = load_subject(backbone, guidance, needs_bridge=False)
+    subject = load_subject(backbone, guidance, device, needs_bridge=False)
     probe_instability(
         subject,
         asked,
@@ -149,6 +150,7 @@ def anchoring(
     ] = True,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Limit of a sampled reply.")] = 64,
     seed: Seed = 0,
+    device: Device = "cpu",
     resume: Resume = False,
 ) -> None:
     """Ask whether bridge tokens cause the effect; see ``_ANCHORING_HELP``."""
@@ -157,7 +159,7 @@ def anchoring(
 
     check_resumable(out, resume)
     asked = Prompts.of(contexts, prompts)
-    subject = load_subject(backbone, guidance, needs_bridge=True)
+    subject = load_subject(backbone, guidance, device, needs_bridge=True)
     probe_anchoring(
         subject,
         asked,
@@ -184,6 +186,7 @@ def reliability(
         int, typer.Option(min=1, help="Harmful intents in every context, to test on.")
     ] = 24,
     seed: Seed = 0,
+    device: Device = "cpu",
     resume: Resume = False,
 ) -> None:
     """Ask whether steering moves every prompt the right way; see ``_RELIABILITY_HELP``."""
@@ -192,7 +195,7 @@ def reliability(
 
     check_resumable(out, resume)
     asked = Prompts.of(contexts, prompts)
-    subject = load_subject(backbone, guidance, needs_bridge=False)
+    subject = load_subject(backbone, guidance, device, needs_bridge=False)
     probe_reliability(
         subject,
         asked,

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli._limits import MAX_SEED, check_resumable
+from workbench.cli._limits import MAX_SEED, Device, check_resumable
 from workbench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ def train(
     size: Annotated[
         float, typer.Option(help="Share of the examples to learn from; below 1 for a quick look.")
     ] = 1.0,
+    device: Device = "cpu",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a killed training in OUT stopped.")
     ] = False,
@@ -89,7 +90,7 @@ def train(
         check_resumable(out, resume)
     elif not print_config:
         raise ConfigError("name the run folder to write with --out FOLDER")
-    model = load_backbone(backbone)
+    model = load_backbone(backbone, device=device)
     path = Path(config)
     if path.suffix in (".yaml", ".yml"):
         recipe = load_yaml(Recipe, path)

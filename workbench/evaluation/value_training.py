@@ -183,7 +183,8 @@ def train_in_testbed(
         The trained module; None where ``resume`` found the run already finished.
 
     Raises:
-        RunError: the folder is in use, holds something else, or cannot be written.
+        FolderInUseError: another process trains there.
+        RunError: the folder holds something else, or cannot be written.
         ConfigError: the recipe does not fit the backbone.
         CheckpointError: ``earlier`` is of another backbone, or built differently.
         NonFiniteError: a stage diverged.
@@ -192,7 +193,9 @@ def train_in_testbed(
         n_layers=backbone.n_layers, d_model=backbone.d_model, backbone=backbone.name
     )
     settings = _settings(backbone, recipe, earlier, out)
-    with RunFolder.create(out, kind=RUN_KIND, config=settings, seed=seed, resume=resume) as run:
+    with RunFolder.create(
+        out, kind=RUN_KIND, config=settings, seed=seed, resume=resume, device=backbone.device
+    ) as run:
         if run.record.status == "finished":
             return None
         progress = ProgressLog(run.file(PROGRESS_FILE), also=on_event)

@@ -49,7 +49,7 @@ class ArtifactRecord:
         config: Its configuration.
         tensors_sha256: Hash of ``guidance.safetensors``.
         backbone: What it was fitted on.
-        versions: Package versions, Python and git revision at the time of saving.
+        versions: Package versions, Python, git revision and device at the time of saving.
         about: Seed, data and whatever was measured.
     """
 
@@ -110,7 +110,7 @@ def save_artifact(
                 "config": to_mapping(config),
                 "tensors_sha256": file_sha256(weights),
                 "backbone": to_mapping(identify(backbone)),
-                "versions": recorded_versions(),
+                "versions": recorded_versions(backbone.device),
                 "about": dict(about or {}),
             },
         )

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from workbench.config import from_mapping, to_mapping
@@ -80,7 +81,7 @@ class CheckpointRecord:
         config: The value module's configuration.
         weights_sha256: Hash of ``svgt.safetensors``.
         backbone: What it was trained for; None for imported modules, which never recorded it.
-        versions: Package versions, Python and git revision at the time of saving.
+        versions: Package versions, Python, git revision and device at the time of saving.
         metrics: Whatever training measured.
     """
 
@@ -129,7 +130,7 @@ def save_value_module(
                 "config": to_mapping(module.config),
                 "weights_sha256": file_sha256(weights),
                 "backbone": None if backbone is None else to_mapping(identify(backbone)),
-                "versions": recorded_versions(),
+                "versions": recorded_versions(next(module.parameters()).device),
                 "metrics": dict(metrics or {}),
             },
         )
@@ -290,7 +291,7 @@ def identify(backbone: BackboneIdentity) -> BackboneRecord:
     )
 
 
-def recorded_versions() -> dict[str, object]:
-    """Package versions, Python, git revision and time, as a record keeps them."""
-    made = provenance()
-    return {key: made[key] for key in ("packages", "python", "git", "time")}
+def recorded_versions(device: torch.device) -> dict[str, object]:
+    """Package versions, Python, git revision, device and time, as a record keeps them."""
+    made = provenance(device)
+    return {key: made[key] for key in ("packages", "python", "git", "device", "time")}

@@ -30,6 +30,7 @@ from workbench.evaluation.leaderboard.plan import BASELINE
 from workbench.guidance.decoding import generate
 from workbench.guidance.protocol import Guidance
 from workbench.guidance.sampling import GREEDY
+from workbench.runs import describe_device
 from workbench.statistics import Floats, Interval, cluster_bootstrap
 
 COLUMNS: tuple[str, ...] = (
@@ -100,6 +101,7 @@ def measure_costs(
     )
     on_cuda = backbone.device.type == "cuda"
     clock = "wall clock, device synchronised" if on_cuda else "CPU time of one thread"
+    clock = f"{clock}, {describe_device(backbone.device)['hardware']}"
     counted = "peak of the CUDA allocator" if on_cuda else "peak of live tensors, counted"
     rows = []
     for name in guidances:

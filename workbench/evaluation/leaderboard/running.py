@@ -13,7 +13,7 @@ them writes whole. Tables are made from the shards in the plan's order, so they 
 measured what when.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ import pandas as pd
 from workbench.data.example import Conversation
 from workbench.evaluation.benchmark import Shard
 from workbench.evaluation.leaderboard.comparing import compare
+from workbench.evaluation.leaderboard.costs import COLUMNS as COST_COLUMNS
 from workbench.evaluation.leaderboard.costs import CostConfig, measure_costs
 from workbench.evaluation.leaderboard.engines import Engine
 from workbench.evaluation.leaderboard.plan import Entrant, Plan, ShardKey
@@ -51,6 +52,7 @@ REPLIES_FILE = "replies.parquet"
 COSTS_FILE = "costs.parquet"
 LEADERBOARD_FILE = "leaderboard.parquet"
 COMPARISONS_FILE = "comparisons.parquet"
+_USUAL_COSTS = CostConfig()
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def run_leaderboard(
     run: RunFolder,
     engine: Engine,
     *,
-    costs: CostConfig | None = None,
+    costs: CostConfig | None = _USUAL_COSTS,
     on_progress: OnProgress = lambda progress: None,
     n_resamples: int = 2000,
 ) -> list[SummaryRow]:
@@ -87,7 +89,7 @@ def run_leaderboard(
         plan: What to measure.
         run: A folder made with :meth:`RunFolder.create`; the caller closes it.
         engine: Who works.
-        costs: How costs are measured.
+        costs: How costs are measured; None leaves them out, unless the folder has them.
         on_progress: Told after every step.
         n_resamples: Resamples of every interval.
 
@@ -100,7 +102,7 @@ def run_leaderboard(
     with engine:
         _fit(plan, engine, on_progress)
         measured = _measure(plan, run, engine, on_progress)
-    cost_table = _costs(plan, run, costs or CostConfig(), on_progress)
+    cost_table = _costs(plan, run, costs, on_progress)
     run.write_metrics(measured.measurements)
     write_parquet(run.file(REPLIES_FILE), measured.replies)
     return _score(plan, run, measured, cost_table, n_resamples)
@@ -143,11 +145,15 @@ def _called(entrant: Entrant) -> str:
     return f"{entrant.method}, seed {entrant.seed}"
 
 
-def _costs(plan: Plan, run: RunFolder, config: CostConfig, on_progress: OnProgress) -> pd.DataFrame:
-    """Costs of every method at its first seed, measured in this process."""
+def _costs(
+    plan: Plan, run: RunFolder, config: CostConfig | None, on_progress: OnProgress
+) -> pd.DataFrame:
+    """Costs of every method at its first seed, measured in this process; or an empty table."""
     path = run.file(COSTS_FILE)
     if path.exists():
         return read_parquet(path)
+    if config is None:
+        return pd.DataFrame(columns=list(COST_COLUMNS))
     use_one_thread()
     backbone = shared_backbone(plan.backbone)
     first = {entrant.method: entrant for entrant in reversed(plan.entrants)}
@@ -191,10 +197,20 @@ def _score(
             "rows": rows,
             "comparisons": comparisons.to_dict("records"),
             "costs": costs.to_dict("records"),
-            "notes": list(plan.notes),
+            "notes": [*plan.notes, *_notes(run, costs)],
         },
     )
     return rows
+
+
+def _notes(run: RunFolder, costs: pd.DataFrame) -> Iterator[str]:
+    """What a reader must know of how it was measured."""
+    if costs.empty:
+        yield (
+            "latency and memory were not measured; the same command with --resume --costs adds them"
+        )
+    if len(run.record.devices) > 1:
+        yield f"worked on by several devices, in this order: {', then '.join(run.record.devices)}"
 
 
 def cost_rows(rows: Sequence[SummaryRow], costs: pd.DataFrame) -> list[SummaryRow]:
