@@ -121,7 +121,7 @@ def response_cross_entropy(
     if bool((counts == 0).any()):
         raise TokenError(f"row {int((counts == 0).nonzero()[0])} has no response token to learn")
     per_token = functional.cross_entropy(
-        logits.transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
+        logits.float().transpose(1, 2), targets, ignore_index=IGNORED, reduction="none"
     )
     return (per_token.sum(dim=1) / counts).mean()
 

@@ -74,6 +74,11 @@ class ValueModule(nn.Module):
         return tuple(sorted({*self.config.trigger_layers, self.config.layer}))
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return next(self.parameters()).device
+
+    @property
     def frozen_parts(self) -> frozenset[Part]:
         """The parts that do not learn."""
         return self._frozen

@@ -146,7 +146,8 @@ def train_value_module(
     train.check("training")
     validation.check("validation")
     file = StateFile(state_file)
-    with torch.random.fork_rng(devices=[]):
+    devices = [backbone.device] if backbone.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         module = ValueModule(config)
         to_run = [name for name in STAGES if name in curriculum.stages]
@@ -162,6 +163,7 @@ def train_value_module(
             _start_from_data(module, bank_prompts(backbone, train.prompts, module.capture_layers))
             _take_over(module, earlier)
             to_run = [name for name in to_run if name not in _READ_FROM_BANKS]
+        module.to(backbone.device)
         contrastive = curriculum.safety.kind == "contrastive"
         tasks["bridge"] = BridgeStage(
             module,

@@ -133,10 +133,10 @@ def classification_metrics(
 def in_batches(
     n: int, score: Callable[[Int[Tensor, " batch"]], Float[Tensor, " batch"]]
 ) -> Float[Tensor, " n"]:
-    """Score ``n`` rows without gradients, some at a time."""
+    """Score ``n`` rows without gradients, some at a time; the scores stand on the CPU."""
     with torch.no_grad():
         return torch.cat(
-            [score(index) for index in torch.split(torch.arange(n), _EVALUATION_BATCH)]
+            [score(index).cpu() for index in torch.split(torch.arange(n), _EVALUATION_BATCH)]
         )
 
 
@@ -144,7 +144,7 @@ def unconditional_scores(module: ValueModule, bank: PairBank) -> Float[Tensor, "
     """Scores of responses read on their own, with the stage-1 pathway."""
 
     def score(index: Int[Tensor, " batch"]) -> Tensor:
-        rows = bank.rows(index)
+        rows = bank.rows(index).to(module.device)
         scored: Tensor = module.discriminator(
             module.encoder.unconditional(rows.response, rows.response_mask)
         )
@@ -157,7 +157,7 @@ def conditional_scores(module: ValueModule, bank: PairBank) -> Float[Tensor, " n
     """Scores of responses read with their prompts."""
 
     def score(index: Int[Tensor, " batch"]) -> Tensor:
-        rows = bank.rows(index)
+        rows = bank.rows(index).to(module.device)
         return module.score_response(
             rows.prompt, rows.response, rows.prompt_mask, rows.response_mask
         )
@@ -169,7 +169,7 @@ def trigger_scores(module: ValueModule, bank: PromptBank) -> Float[Tensor, " n"]
     """Scores of prompts read with the trigger pathway, which decides about the bridge."""
 
     def score(index: Int[Tensor, " batch"]) -> Tensor:
-        rows = bank.rows(index)
+        rows = bank.rows(index).to(module.device)
         scored: Tensor = module.discriminator(
             module.trigger(module.encoder, rows.states, rows.mask)
         )
@@ -231,7 +231,8 @@ class UnconditionalStage(StageTask):
 
     def losses(self, sampler: StepSampler) -> Mapping[str, Tensor]:
         """BCE of the unconditional score."""
-        rows = self.train.prompts.rows(sampler.draw(self.n_examples, self.stage.batch_size))
+        drawn = sampler.draw(self.n_examples, self.stage.batch_size)
+        rows = self.train.prompts.rows(drawn).to(self.module.device)
         return {
             "total": _smoothed_bce(self._scores(rows), rows.labels, self.config.label_smoothing)
         }
@@ -240,7 +241,10 @@ class UnconditionalStage(StageTask):
         """Metrics on texts, and on responses read without their prompts."""
         bank = self.validation.prompts
         metrics = classification_metrics(
-            in_batches(len(bank), lambda index: self._scores(bank.rows(index))), bank.labels
+            in_batches(
+                len(bank), lambda index: self._scores(bank.rows(index).to(self.module.device))
+            ),
+            bank.labels,
         )
         on_pairs = unconditional_scores(self.module, self.validation.pairs)
         return {
@@ -294,7 +298,8 @@ class ConditionalStage(StageTask):
 
     def losses(self, sampler: StepSampler) -> Mapping[str, Tensor]:
         """BCE of the conditional score and of the trigger's."""
-        pairs = self.train.pairs.rows(sampler.draw(self.n_examples, self.stage.batch_size))
+        drawn = sampler.draw(self.n_examples, self.stage.batch_size)
+        pairs = self.train.pairs.rows(drawn).to(self.module.device)
         smoothing = self.config.label_smoothing
         score = self.module.score_response(
             pairs.prompt, pairs.response, pairs.prompt_mask, pairs.response_mask
@@ -302,9 +307,8 @@ class ConditionalStage(StageTask):
         conditional = _smoothed_bce(score, pairs.labels, smoothing)
         if self.config.trigger_weight == 0:
             return {"total": self.config.pair_weight * conditional, "conditional": conditional}
-        prompts = self.train.prompts.rows(
-            sampler.draw(len(self.train.prompts), self.config.trigger_batch)
-        )
+        drawn = sampler.draw(len(self.train.prompts), self.config.trigger_batch)
+        prompts = self.train.prompts.rows(drawn).to(self.module.device)
         z = self.module.trigger(self.module.encoder, prompts.states, prompts.mask)
         trigger = _smoothed_bce(self.module.discriminator(z), prompts.labels, smoothing)
         return {

@@ -2,7 +2,8 @@
 
 Stages 1 and 2 only ever read states that do not depend on what is trained, so the backbone runs
 once over every text, whatever the number of epochs. Only real tokens are kept; padding is added
-again for the few rows that a step looks at.
+again for the few rows that a step looks at. Banks stay in the computer's own memory, which is
+larger than a graphics card's: a step's rows go to the module's device when they are looked at.
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,6 +60,11 @@ class PromptBatch:
     mask: Bool[Tensor, "batch seq"]
     labels: Float[Tensor, " batch"]
 
+    def to(self, device: torch.device) -> "PromptBatch":
+        """The same on a device."""
+        states = {layer: states.to(device) for layer, states in self.states.items()}
+        return PromptBatch(states, self.mask.to(device), self.labels.to(device))
+
 
 @dataclass(frozen=True, eq=False)
 class PromptBank:
@@ -113,6 +119,16 @@ class PairBatch:
     response_mask: Bool[Tensor, "batch seq"]
     labels: Float[Tensor, " batch"]
 
+    def to(self, device: torch.device) -> "PairBatch":
+        """The same on a device."""
+        return PairBatch(
+            self.prompt.to(device),
+            self.response.to(device),
+            self.prompt_mask.to(device),
+            self.response_mask.to(device),
+            self.labels.to(device),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class PairBank:
@@ -148,9 +164,9 @@ def bank_prompts(
     lengths: list[Tensor] = []
     for start in range(0, len(prompts), _READ_AT_ONCE):
         batch = backbone.encode([row.prompt for row in prompts[start : start + _READ_AT_ONCE]])
-        lengths.append(batch.lengths)
+        lengths.append(batch.lengths.cpu())
         for layer, states in backbone.read_states(batch, layers).items():
-            tokens[layer].append(states[batch.mask])
+            tokens[layer].append(states[batch.mask].cpu())
     counts = torch.cat(lengths)
     return PromptBank(
         {layer: TokenStates(torch.cat(parts), counts) for layer, parts in tokens.items()},
@@ -176,10 +192,10 @@ def bank_pairs(
         response = backbone.encode_responses([row.response for row in rows])
         states = _read_together(backbone, prompt, response, layer, n_slots)
         width = prompt.ids.shape[1]
-        kept["prompt"].append(states[:, :width][prompt.mask])
-        kept["response"].append(states[:, width:][response.mask])
-        lengths["prompt"].append(prompt.lengths)
-        lengths["response"].append(response.lengths)
+        kept["prompt"].append(states[:, :width][prompt.mask].cpu())
+        kept["response"].append(states[:, width:][response.mask].cpu())
+        lengths["prompt"].append(prompt.lengths.cpu())
+        lengths["response"].append(response.lengths.cpu())
     return PairBank(
         TokenStates(torch.cat(kept["prompt"]), torch.cat(lengths["prompt"])),
         TokenStates(torch.cat(kept["response"]), torch.cat(lengths["response"])),
