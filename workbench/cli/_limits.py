@@ -11,7 +11,7 @@ MAX_SEED = 2**63 - 1
 """Largest seed that every generator takes."""
 
 Device = Annotated[
-    str, typer.Option(help="Torch device: cpu, cuda, cuda:1, mps. Random numbers are the same.")
+    str, typer.Option(help="Torch device: cpu, cuda, cuda:1. Replies use the same random numbers.")
 ]
 
 

@@ -109,9 +109,10 @@ class ReControl(WithoutSlots):
         """
         require_layer(backbone, config.layer)
         examples = read_value_examples(backbone, data, config.layer)
-        return cls(
-            config, train_value_function(examples, config.training, seed=seed, on_step=on_step)
+        value = train_value_function(
+            examples, config.training, seed=seed, device=backbone.device, on_step=on_step
         )
+        return cls(config, value)
 
     def save(
         self, folder: str | Path, backbone: Backbone, *, about: Mapping[str, object] | None = None

@@ -118,9 +118,9 @@ class ValueFunction(nn.Module):
 
 
 def build_value_function(d_model: int, training: ValueTraining, *, seed: int) -> ValueFunction:
-    """An untrained V; torch's global generator is as before afterwards."""
+    """An untrained V; torch's global generators are as before afterwards."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # the CPU's alone
         return ValueFunction(d_model, training.hidden or d_model)
 
 
@@ -178,13 +178,17 @@ def value_loss(
     index: Int[Tensor, " batch"],
     target: ValueTarget,
 ) -> Float[Tensor, ""]:
-    """Mean squared error of V at some states against what it is to learn there."""
-    wanted = examples.rewards[index]
+    """Mean squared error of V at some states against what it is to learn there.
+
+    The examples may stand elsewhere than V: the rows that are looked at go to its device.
+    """
+    device = value.mean.device
+    wanted = examples.rewards[index].to(device)
     if target == "bellman":
         with torch.no_grad():
-            following = value(examples.states[(index + 1) % len(examples.states)])
-        wanted = torch.where(examples.last[index], wanted, following)
-    return functional.mse_loss(value(examples.states[index]), wanted)
+            following = value(examples.states[(index + 1) % len(examples.states)].to(device))
+        wanted = torch.where(examples.last[index].to(device), wanted, following)
+    return functional.mse_loss(value(examples.states[index].to(device)), wanted)
 
 
 def train_value_function(
@@ -192,23 +196,21 @@ def train_value_function(
     training: ValueTraining,
     *,
     seed: int,
+    device: torch.device | str = "cpu",
     on_step: Callable[[int, int], None] = lambda done, total: None,
 ) -> ValueFunction:
-    """Train V; torch's global generator is as before afterwards.
+    """Train V on a device; torch's global generator is as before afterwards.
 
     Raises:
         DataError: The states do not differ.
         NonFiniteError: The training diverged.
     """
-    device = examples.states.device
     value = build_value_function(examples.states.shape[1], training, seed=seed).to(device)
     value.standardise(examples.states)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(value.parameters(), lr=training.learning_rate)
     for step in range(training.updates):
-        index = torch.randint(len(examples.states), (training.batch_size,), generator=generator).to(
-            device
-        )
+        index = torch.randint(len(examples.states), (training.batch_size,), generator=generator)
         for group in optimizer.param_groups:
             group["lr"] = training.learning_rate * (1 - step / training.updates)
         loss = value_loss(value, examples, index, training.target)

@@ -231,7 +231,7 @@ def train_shift(
         NonFiniteError: The training diverged.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # the CPU's alone
         shift = ShiftMap(module.config.d_value, backbone.d_model)
     shift.to(backbone.device).unit.copy_(_state_unit(module, backbone, targets))
     optimizer = torch.optim.AdamW(

@@ -154,7 +154,7 @@ class WindowedTrigger(Trigger):
         ]
         features = torch.cat(standardised, dim=-1)
         if self.training and self.noise > 0:
-            features = features + self.noise * torch.randn_like(features)
+            features = features + self.noise * torch.randn(features.shape).to(features)
         return functional.gelu(self.embed(features))
 
     def _window(
@@ -173,10 +173,10 @@ class WindowedTrigger(Trigger):
         return einsum(weights, tokens, "b h s, b s w -> b h w")
 
     def _drop_tokens(self, mask: Bool[Tensor, "batch seq"]) -> Bool[Tensor, "batch seq"]:
-        """Hide tokens at random (torch's global generator); a row left empty is restored."""
-        hidden = torch.rand(mask.shape, device=mask.device) < self.p_token
+        """Hide tokens at random (the CPU's global generator); a row left empty is restored."""
+        hidden = torch.rand(mask.shape).to(mask.device) < self.p_token
         from_end = mask.flip(1).cumsum(1).flip(1)
-        row = torch.rand(len(mask), 1, device=mask.device) < self.p_last3
+        row = torch.rand(len(mask), 1).to(mask.device) < self.p_last3
         kept = mask & ~hidden & ~(row & (from_end <= LAST_TOKENS))
         return torch.where(kept.any(dim=1, keepdim=True), kept, mask)
 

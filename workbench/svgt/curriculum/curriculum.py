@@ -124,7 +124,8 @@ def train_value_module(
         curriculum: How to train it.
         train: Examples to learn from.
         validation: Examples on which each stage's best state is chosen.
-        seed: Decides initialisation, batch order and dropout.
+        seed: Decides initialisation, batch order and dropout; the first two are the same on every
+            device, dropout is drawn where the module computes.
         state_file: Where the training keeps what it needs to go on after a kill; if the file
             exists, it goes on from there.
         measure_harm: Generates and judges text with the module, for stage 3's validation.
