@@ -28,6 +28,7 @@ from torch import Tensor
 
 from probes.collection.sites import TOKEN_SITE, has_layers, reads_response
 from probes.collection.store import StateStore
+from workbench.arguments import require_field_types, typed_arguments
 from workbench.errors import DataError, NonFiniteError
 
 Contrast = Literal["prompt", "response"]
@@ -53,6 +54,7 @@ class ContrastSet:
         lengths: Tokens of what was read, for the length-only baseline.
 
     Raises:
+        ConfigError: A part of another type.
         DataError: Parts of different sizes, or a pair that is not mutual, of one class, or of two
             contexts.
         NonFiniteError: A state is NaN or infinite; the example and the layer are named.
@@ -69,6 +71,7 @@ class ContrastSet:
     lengths: Int[Tensor, " n"]
 
     def __post_init__(self) -> None:
+        require_field_types(self)
         _check_sizes(self)
         _check_finite(self)
         _check_pairs(self)
@@ -117,6 +120,7 @@ class ContrastSet:
         )
 
 
+@typed_arguments
 def contrast_set(
     store: StateStore,
     site: str,
@@ -140,6 +144,7 @@ def contrast_set(
             what cannot be estimated from them is then *not measured*.
 
     Raises:
+        ConfigError: An unknown contrast, or an argument of another type.
         DataError: A contrast that the site cannot carry, a step that is missing or out of place,
             no example with the labels, or a context with too few of one class (it is named).
         RunError: The site was not collected.
@@ -174,8 +179,6 @@ def contrast_set(
 
 
 def _check_question(site: str, contrast: Contrast, step: int | None) -> None:
-    if contrast not in CONTRASTS:
-        raise DataError(f"unknown contrast '{contrast}'; choose one of {', '.join(CONTRASTS)}")
     if reads_response(site) != (contrast == "response"):
         of = "response" if reads_response(site) else "prompt"
         raise DataError(
@@ -193,9 +196,13 @@ def _check_question(site: str, contrast: Contrast, step: int | None) -> None:
 
 
 def _prompt_rows(examples: pd.DataFrame) -> pd.DataFrame:
-    """Every labelled prompt of a context once; prompts with one ``pair`` label are one unit."""
+    """Every labelled prompt of a context once; prompts with one ``pair`` label are one unit.
+
+    Of the replies to a prompt, one that carries the label is enough.
+    """
     rows = examples[examples["prompt_harm"].notna()]
-    rows = rows.drop_duplicates(["context", "prompt", "prompt_harm"])
+    rows = rows.sort_values("pair", key=lambda names: names == "", kind="stable")
+    rows = rows.drop_duplicates(["context", "prompt", "prompt_harm"]).sort_index()
     return rows.assign(positive=rows["prompt_harm"].astype(bool), unit=rows["pair"])
 
 
@@ -236,10 +243,6 @@ def _matched(
 
 
 def _check_sizes(contrast: ContrastSet) -> None:
-    if contrast.states.ndim != 3:
-        raise DataError(
-            f"states of shape {tuple(contrast.states.shape)} given, (layer, example, width) needed"
-        )
     n_layers, n, _ = contrast.states.shape
     if len(contrast.layers) != n_layers:
         raise DataError(f"{len(contrast.layers)} layers are named for states of {n_layers}")
@@ -247,10 +250,6 @@ def _check_sizes(contrast: ContrastSet) -> None:
         given = len(getattr(contrast, name))
         if given != n:
             raise DataError(f"'{name}' has {given} entries for {n} examples")
-    if contrast.contrast not in CONTRASTS:
-        raise DataError(
-            f"unknown contrast '{contrast.contrast}'; choose one of {', '.join(CONTRASTS)}"
-        )
 
 
 def _check_finite(contrast: ContrastSet) -> None:

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from workbench.arguments import Count, Seed, require_field_types, typed_arguments
 from workbench.backbone.protocol import Backbone, Prompt, TokenBatch
 from workbench.data.example import Conversation, Example
 from workbench.errors import DataError
@@ -42,6 +43,7 @@ class ReplyPairs:
         prompt_harm: Whether complying would be harmful.
 
     Raises:
+        ConfigError: A part of another type.
         DataError: No pair, or parts of different lengths.
     """
 
@@ -53,6 +55,7 @@ class ReplyPairs:
     prompt_harm: tuple[bool, ...]
 
     def __post_init__(self) -> None:
+        require_field_types(self)
         if not self.prompts:
             raise DataError(
                 "there are no prompts: give at least one with a safe and a harmful reply"
@@ -154,6 +157,7 @@ class PairLogProbs:
         )
 
 
+@typed_arguments
 def safety_margin(
     backbone: Backbone,
     pairs: ReplyPairs,
@@ -162,7 +166,7 @@ def safety_margin(
     gate_scale: float = 1.0,
     closed_rows: ClosedRows = "shifted",
     n_tokens: int | None = None,
-    batch_size: int = BATCH_SIZE,
+    batch_size: Count = BATCH_SIZE,
 ) -> Float[Tensor, " batch"]:
     """Safety margin of every pair, in nats a token.
 
@@ -201,13 +205,14 @@ def safety_margin(
     ).margin
 
 
+@typed_arguments
 def reply_log_probs(
     backbone: Backbone,
     pairs: ReplyPairs,
     forward: ReplyForward,
     *,
     n_tokens: int | None = None,
-    batch_size: int = BATCH_SIZE,
+    batch_size: Count = BATCH_SIZE,
 ) -> PairLogProbs:
     """Log-probabilities of all tokens of both replies.
 
@@ -272,6 +277,7 @@ def _padded(values: Float[Tensor, "row seq"], width: int) -> Float[Tensor, "row 
 # -------------------------------------------------------------------------- where pairs come from
 
 
+@typed_arguments
 def pairs_of_examples(examples: Sequence[Example]) -> ReplyPairs:
     """Pairs from examples that hold two replies to each harmful prompt.
 
@@ -302,11 +308,12 @@ def pairs_of_examples(examples: Sequence[Example]) -> ReplyPairs:
     )
 
 
+@typed_arguments
 def embedded_pairs(
     contexts: Sequence[str],
     *,
-    n_intents: int,
-    seed: int,
+    n_intents: Count,
+    seed: Seed,
     harmless: bool = False,
     intents: IntentSplit = "test",
 ) -> ReplyPairs:

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probes.contrasts import ContrastSet
+from workbench.arguments import typed_arguments
 from workbench.errors import DataError
 
 N_COMPONENTS = 3
@@ -57,6 +58,7 @@ class Projection:
         return pd.DataFrame(columns)
 
 
+@typed_arguments
 def project_all(sets: Sequence[ContrastSet]) -> pd.DataFrame:
     """Every layer of every set, one below the other; sites of single tokens are left out."""
     return pd.concat(

@@ -5,13 +5,16 @@ its correction and its bridge. Beside the trained module reads an *untrained* on
 configuration, freshly initialised: what any such network would show.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from probes.collection.sites import TOKEN_SITE, reads_response
 from probes.collection.store import StateStore
 from probes.contrasts import CONTRASTS, MIN_PER_CLASS, Contrast, ContrastSet, contrast_set
+from probes.directions import ESTIMATORS
+from workbench.arguments import Seed, typed_arguments
 from workbench.data.example import Example
 from workbench.errors import DataError
 from workbench.guidance.svgt_bridge import SVGTBridge
@@ -22,10 +25,15 @@ STEPS = (0, 1, 2, 4, 8)
 """Tokens of the reply at which directions are compared; later ones are rarely reached."""
 
 _NOT_DIRECTIONS = ("score", "open")
+_ADVICE = {
+    "prompt": 'give each harmful prompt and its harmless counterpart the same "pair"',
+    "response": "give each harmful prompt a harmful and a safe reply",
+}
 _HARM = {"prompt": "prompt_harm", "response": "response_harm"}
 
 
-def survey_modules(bridge: SVGTBridge | None, *, seed: int) -> dict[str, ValueModule]:
+@typed_arguments
+def survey_modules(bridge: SVGTBridge | None, *, seed: Seed) -> dict[str, ValueModule]:
     """The module behind a bridge under its name, and an untrained one of the same configuration.
 
     Args:
@@ -42,6 +50,7 @@ def survey_modules(bridge: SVGTBridge | None, *, seed: int) -> dict[str, ValueMo
     return {trained.config.name: trained, UNTRAINED: untrained}
 
 
+@typed_arguments
 def survey_sites(contrasts: Sequence[Contrast], *, steps: bool) -> tuple[str, ...]:
     """The residual sites to collect for some contrasts.
 
@@ -55,6 +64,7 @@ def survey_sites(contrasts: Sequence[Contrast], *, steps: bool) -> tuple[str, ..
     return tuple(sites)
 
 
+@typed_arguments
 def possible_contrasts(examples: Sequence[Example]) -> tuple[Contrast, ...]:
     """The contrasts that examples carry: the second needs a reply to every one of them."""
     replied = all(example.response is not None for example in examples)
@@ -62,6 +72,7 @@ def possible_contrasts(examples: Sequence[Example]) -> tuple[Contrast, ...]:
     return CONTRASTS if replied and judged else ("prompt",)
 
 
+@typed_arguments
 def require_classes(examples: Sequence[Example], contrasts: Sequence[Contrast]) -> None:
     """Check that every context has enough examples of both classes, before anything is run.
 
@@ -96,6 +107,79 @@ def require_classes(examples: Sequence[Example], contrasts: Sequence[Contrast]) 
                     )
 
 
+@dataclass(frozen=True)
+class MissingPairs:
+    """Estimators that will not be measured for want of matched pairs.
+
+    Attributes:
+        contrast: Of which contrast.
+        estimators: Their names.
+        counts: Pairs of each context that has too few.
+        least: Pairs that are needed.
+        everywhere: Whether no context has enough.
+    """
+
+    contrast: Contrast
+    estimators: tuple[str, ...]
+    counts: Mapping[str, int]
+    least: int
+    everywhere: bool
+
+    def __str__(self) -> str:
+        few = ", ".join(f"{context} ({count})" for context, count in self.counts.items())
+        return (
+            f"{' and '.join(self.estimators)} cannot be measured "
+            f"{'in any context' if self.everywhere else f'in {few}'} for the contrast "
+            f"'{self.contrast}': fewer than {self.least} matched pairs; {_ADVICE[self.contrast]}"
+        )
+
+
+@typed_arguments
+def lacking_pairs(
+    examples: Sequence[Example],
+    contrasts: Sequence[Contrast],
+    estimators: Sequence[str],
+    *,
+    pooled: bool = False,
+) -> tuple[MissingPairs, ...]:
+    """Which estimators will not be measured for want of matched pairs, by contrast.
+
+    Args:
+        examples: What will be compared.
+        contrasts: How.
+        estimators: Names of the estimators.
+        pooled: One direction is fitted in all contexts together, without halves; else two pairs
+            are needed in each half of a context's examples.
+    """
+    paired = tuple(name for name in estimators if ESTIMATORS[name].needs_pairs)
+    least = 2 if pooled else 4
+    found = []
+    for contrast in contrasts if paired else ():
+        counts = _count_pairs(examples, contrast)
+        enough = sum(counts.values()) >= least if pooled else min(counts.values()) >= least
+        if not enough:
+            few = counts if pooled else {k: n for k, n in counts.items() if n < least}
+            found.append(MissingPairs(contrast, paired, few, least, len(few) == len(counts)))
+    return tuple(found)
+
+
+def _count_pairs(examples: Sequence[Example], contrast: Contrast) -> dict[str, int]:
+    """Matched pairs of every context, as :func:`~probes.contrasts.contrast_set` makes them."""
+    classes: dict[tuple[str, object], tuple[set[object], set[object]]] = {}
+    for example in examples:
+        harm = example.labels.get(_HARM[contrast])
+        replied = contrast == "response"
+        unit = example.prompt if replied else example.labels.get("pair")
+        if unit and harm is not None and (not replied or example.labels.get("prompt_harm")):
+            members = classes.setdefault((example.context, unit), (set(), set()))
+            members[bool(harm)].add(example.response if replied else example.prompt)
+    counts = dict.fromkeys((example.context for example in examples), 0)
+    for (context, _), (safe, harmful) in classes.items():
+        counts[context] += min(len(safe), len(harmful))
+    return counts
+
+
+@typed_arguments
 def survey_sets(
     store: StateStore, contrasts: Sequence[Contrast], *, steps: Sequence[int] = STEPS
 ) -> list[ContrastSet]:

@@ -25,6 +25,7 @@ STAIRCASE: tuple[tuple[str, ...], ...] = (
     ("workbench.data",),
     (
         "workbench.errors",
+        "workbench.arguments",
         "workbench.axes",
         "workbench.statistics",
         "workbench.runs",

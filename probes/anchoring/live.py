@@ -19,6 +19,7 @@ from probes.anchoring.interventions import interventions, random_bridges
 from probes.anchoring.paths import all_readers, path_margins
 from probes.anchoring.scene import Scene, set_scene
 from probes.margins import ReplyPairs
+from workbench.arguments import Count, Seed, typed_arguments
 from workbench.backbone.protocol import Backbone, Prompt
 from workbench.errors import ConfigError
 from workbench.guidance.decoding import Generation, HarmObserver, TraceRequest, generate
@@ -96,13 +97,14 @@ class PromptAnchoring:
     note: str = ""
 
 
+@typed_arguments
 def anchor_prompt(
     backbone: Backbone,
     guidance: SVGTBridge,
     prompt: Prompt,
     *,
-    max_new_tokens: int,
-    seed: int,
+    max_new_tokens: Count,
+    seed: Seed,
     sampling: Sampling | None = None,
     gates: Sequence[float] = GATES,
 ) -> PromptAnchoring:

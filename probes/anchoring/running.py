@@ -35,6 +35,7 @@ from probes.anchoring.trajectories import (
 )
 from probes.margins import BATCH_SIZE, ReplyPairs
 from probes.records import Record
+from workbench.arguments import Count, Seed, require_field_types, typed_arguments
 from workbench.backbone.protocol import Backbone
 from workbench.errors import ConfigError
 from workbench.evaluation.judges import Judge, OracleJudge
@@ -75,22 +76,23 @@ class AnchoringConfig:
         n_resamples: Resamples of an interval.
 
     Raises:
-        ConfigError: An unknown question or a number out of range.
+        ConfigError: An unknown question, a number out of range, or another type.
     """
 
     questions: tuple[str, ...] = QUESTIONS
-    n_tokens: int | None = None
-    n_steps: int = 16
+    n_tokens: Count | None = None
+    n_steps: Count = 16
     gates: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
-    refreshes: tuple[int | None, ...] = (1, 2, 5, 10, None)
+    refreshes: tuple[Count | None, ...] = (1, 2, 5, 10, None)
     scales: tuple[float, ...] = (0.02, 0.1, 0.5, 1.0)
-    max_new_tokens: int = 64
+    max_new_tokens: Count = 64
     temperature: float = 0.7
     top_p: float = 0.9
-    batch_size: int = BATCH_SIZE
-    n_resamples: int = 2000
+    batch_size: Count = BATCH_SIZE
+    n_resamples: Count = 2000
 
     def __post_init__(self) -> None:
+        require_field_types(self)
         unknown = [name for name in self.questions if name not in QUESTIONS]
         if unknown or not self.questions:
             raise ConfigError(
@@ -98,11 +100,6 @@ class AnchoringConfig:
             )
         if min(self.gates, default=0.0) < 0 or min(self.scales, default=1.0) <= 0:
             raise ConfigError("gates must not be negative, and scales must be above 0")
-        numbers = (self.n_steps, self.max_new_tokens, self.batch_size, self.n_resamples)
-        if min(numbers) < 1:
-            raise ConfigError(
-                "n_steps, max_new_tokens, batch_size and n_resamples must be at least 1"
-            )
         Sampling(temperature=self.temperature, top_p=self.top_p)  # refuses what is out of range
 
     @property
@@ -111,13 +108,14 @@ class AnchoringConfig:
         return Sampling(temperature=self.temperature, top_p=self.top_p)
 
 
+@typed_arguments
 def run_anchoring(
     backbone: Backbone,
     guidance: SVGTBridge,
     pairs: ReplyPairs,
     config: AnchoringConfig | None = None,
     *,
-    seed: int,
+    seed: Seed,
     judge: Judge | None = None,
     direction: ResidualDirection | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,

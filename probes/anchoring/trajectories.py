@@ -22,6 +22,7 @@ from probes.anchoring.generations import Speaker
 from probes.anchoring.scene import Scene
 from probes.margins import reply_batches
 from probes.records import Record
+from workbench.arguments import require_field_types
 from workbench.backbone.protocol import pad_rows
 from workbench.guidance.decoding import Generation, HarmObserver, TraceRequest
 from workbench.guidance.none import NoGuidance
@@ -43,6 +44,9 @@ class ResidualDirection:
     vector: Float[Tensor, " d_model"]
     layer: int
     name: str
+
+    def __post_init__(self) -> None:
+        require_field_types(self)
 
 
 @dataclass(frozen=True, eq=False)

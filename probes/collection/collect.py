@@ -43,6 +43,7 @@ from probes.collection.store import (
     require_room,
     write_examples,
 )
+from workbench.arguments import typed_arguments
 from workbench.backbone.hashing import hash_tensors
 from workbench.backbone.protocol import Backbone
 from workbench.config import to_mapping
@@ -65,6 +66,7 @@ StoredType = Literal["float32", "float16"]
 _BATCHES_A_CHUNK = 8
 
 
+@typed_arguments
 def collect(
     backbone: Backbone,
     examples: Sequence[Example],

@@ -22,6 +22,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from probes.margins import ReplyPairs
+from workbench.arguments import Count, Seed, typed_arguments
 from workbench.backbone.protocol import Backbone
 from workbench.data.example import Conversation, Example, Message, as_conversation
 from workbench.errors import DataError
@@ -83,7 +84,8 @@ class FillerTokens:
         return FillerTokens(self.ids[index], self.chunk[index])
 
 
-def embedded_filler(n: int, *, seed: int) -> Filler:
+@typed_arguments
+def embedded_filler(n: Count, *, seed: Seed) -> Filler:
     """Filler of the embedded world.
 
     Sentences are the openers of its context frames (*let me see .*), with which its assistant may
@@ -107,6 +109,7 @@ def _small_talk(rng: np.random.Generator) -> Iterator[tuple[str, str]]:
         yield user.content, assistant.content
 
 
+@typed_arguments
 def filler_of_examples(examples: Sequence[Example]) -> Filler:
     """Filler from the harmless prompts among some examples and the replies they got.
 

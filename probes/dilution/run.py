@@ -50,6 +50,7 @@ from probes.dilution.filler import (
 from probes.dilution.passage import REACHES, Decision, Passage, Reach, check_room, decide
 from probes.margins import ReplyPairs
 from probes.records import NOT_MEASURED, Record
+from workbench.arguments import Count, Seed, require_field_types, typed_arguments
 from workbench.backbone.protocol import Backbone, TokenBatch
 from workbench.errors import ConfigError
 from workbench.guidance.svgt_bridge import SVGTBridge
@@ -86,11 +87,12 @@ class DilutionConfig:
     distances: tuple[int, ...] = (4, 16, 64, 256, 1024)
     stretches: tuple[Stretch, ...] = STRETCHES
     reaches: tuple[Reach, ...] = ("full", "window")
-    window: int = 64
-    n_resamples: int = 2000
-    batch_columns: int = 1024
+    window: Count = 64
+    n_resamples: Count = 2000
+    batch_columns: Count = 1024
 
     def __post_init__(self) -> None:
+        require_field_types(self)
         distances = self.distances
         if not distances or min(distances) < 1 or sorted(set(distances)) != list(distances):
             raise ConfigError(
@@ -99,12 +101,11 @@ class DilutionConfig:
             )
         for name, known in (("stretches", STRETCHES), ("reaches", REACHES)):
             chosen = getattr(self, name)
-            if not chosen or not set(chosen) <= set(known):
+            if not chosen:
                 raise ConfigError(f"{name} = {list(chosen)}: choose from {', '.join(known)}")
-        if self.window < 1 or self.batch_columns < 1:
-            raise ConfigError("window and batch_columns are numbers of positions: 1 or more")
 
 
+@typed_arguments
 def run_dilution(
     backbone: Backbone,
     guidance: SVGTBridge,
@@ -112,7 +113,7 @@ def run_dilution(
     filler: Filler,
     config: DilutionConfig | None = None,
     *,
-    seed: int,
+    seed: Seed,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Record]:
     """Measure the bridge's effect at growing distances.

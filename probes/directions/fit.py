@@ -28,6 +28,7 @@ from probes.directions.sample import (
     into_frame,
     pair_indices,
 )
+from workbench.arguments import typed_arguments
 from workbench.errors import DataError
 
 VECTORS, MATRICES = 1 << 28, 1 << 24
@@ -80,6 +81,7 @@ ESTIMATORS: Mapping[str, Estimator] = MappingProxyType(
 """Estimators by name."""
 
 
+@typed_arguments
 def fit_directions(
     name: str,
     states: Float[Tensor, "layer n width"],

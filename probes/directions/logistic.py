@@ -16,6 +16,7 @@ from torch import Tensor
 from probes.directions.newton import fit_logistic, logistic_loss
 from probes.directions.options import LayerOptions
 from probes.directions.sample import Sample, centre, check_finite, into_frame, spread
+from workbench.arguments import Count, Seed, typed_arguments
 
 GRID = (1e-3, 1e-2, 1e-1, 1e0, 1e1, 1e2, 1e3)
 """Candidates for C, as multiples of ``default_c``."""
@@ -43,14 +44,15 @@ def default_c(
     return torch.where(distance > 0, 1 / distance, 1.0)
 
 
+@typed_arguments
 def choose_c(
     states: Float[Tensor, "layer n width"],
     positive: Bool[Tensor, " n"],
     group: Sequence[str],
     *,
     grid: Sequence[float] = GRID,
-    n_folds: int = 5,
-    seed: int = 0,
+    n_folds: Count = 5,
+    seed: Seed = 0,
 ) -> tuple[float, ...]:
     """Choose C for every layer: least logistic loss on groups left out.
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from workbench.arguments import require_field_types
 from workbench.errors import ConfigError
 
 
@@ -32,6 +33,7 @@ class DirectionOptions:
     c: float | tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        require_field_types(self)
         if not 0 <= self.shrinkage <= 1:
             raise ConfigError(f"shrinkage = {self.shrinkage}: choose a share between 0 and 1")
         given = self.c if isinstance(self.c, tuple) else (self.c,)

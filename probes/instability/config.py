@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from probes.contrasts import MIN_PER_CLASS
 from probes.directions import ESTIMATORS
+from workbench.arguments import require_field_types
 from workbench.errors import ConfigError
 
 CHEAP = "mean_difference"
@@ -19,13 +20,14 @@ class Effort:
         splits: Random halvings of the groups.
 
     Raises:
-        ConfigError: Fewer than 10 resamples, which carry no interval, or no split.
+        ConfigError: Fewer than 10 resamples, which carry no interval, no split, or another type.
     """
 
     resamples: int
     splits: int
 
     def __post_init__(self) -> None:
+        require_field_types(self)
         if self.resamples < 10:
             raise ConfigError(f"resamples = {self.resamples}: an interval needs at least 10")
         if self.splits < 1:
@@ -54,7 +56,7 @@ class InstabilityConfig:
         control_tasks: Random labellings of the requests.
 
     Raises:
-        ConfigError: An unknown or repeated estimator, or a number out of range.
+        ConfigError: An unknown or repeated estimator, a number out of range, or another type.
     """
 
     estimators: tuple[str, ...] = ("mean_difference", "logistic", "lda")
@@ -73,6 +75,7 @@ class InstabilityConfig:
     control_tasks: int = 3
 
     def __post_init__(self) -> None:
+        require_field_types(self)
         unknown = [name for name in self.estimators if name not in ESTIMATORS]
         if unknown or not self.estimators or len(set(self.estimators)) < len(self.estimators):
             raise ConfigError(

@@ -20,18 +20,20 @@ from probes.instability.site_records import length_records, site_records
 from probes.instability.stability import Instability, index_difference
 from probes.instability.view import DirectionView, SiteView, Study
 from probes.records import Record
+from workbench.arguments import Seed, typed_arguments
 from workbench.errors import DataError
 
 MEAN_SITE = "response_mean"
 _STEP = "@"
 
 
+@typed_arguments
 def run_instability(
     sets: Sequence[ContrastSet],
     config: InstabilityConfig = InstabilityConfig(),  # noqa: B008 - frozen
     *,
     backbone: str,
-    seed: int = 0,
+    seed: Seed = 0,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Record]:
     """Measure how far value directions turn, at every site, and what noise and nothing would give.

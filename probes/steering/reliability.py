@@ -30,6 +30,7 @@ from torch import Tensor
 from probes.anchoring.edits import randomised, replaced, write_bridges
 from probes.anchoring.scene import Scene, set_scene
 from probes.contrasts import ContrastSet
+from probes.directions import ESTIMATORS
 from probes.margins import BATCH_SIZE, ReplyPairs
 from probes.records import NOT_MEASURED, Record
 from probes.resampling import Floats
@@ -46,6 +47,7 @@ from probes.steering.vectors import (
     permuted_directions,
     random_directions,
 )
+from workbench.arguments import Count, Seed, require_field_types, typed_arguments
 from workbench.backbone.protocol import Backbone
 from workbench.errors import ConfigError
 from workbench.guidance.svgt_bridge import SVGTBridge
@@ -82,7 +84,8 @@ class ReliabilityConfig:
         batch_size: Replies a pass.
 
     Raises:
-        ConfigError: Fewer than two different doses, one that is not finite, no estimator.
+        ConfigError: Fewer than two different doses, one that is not finite, no or an unknown
+            estimator, or another type.
     """
 
     layers: tuple[int, ...] = ()
@@ -90,20 +93,26 @@ class ReliabilityConfig:
     train_contexts: tuple[str, ...] = ()
     coefficients: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.5, 1.0)
     gate_scales: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5, 2.0)
-    n_resamples: int = 2000
-    batch_size: int = BATCH_SIZE
+    n_resamples: Count = 2000
+    batch_size: Count = BATCH_SIZE
 
     def __post_init__(self) -> None:
+        require_field_types(self)
         for name in ("coefficients", "gate_scales"):
             doses = getattr(self, name)
             if len(set(doses)) < max(2, len(doses)) or not all(map(math.isfinite, doses)):
                 raise ConfigError(
                     f"{name} = {list(doses)}: a slope needs two or more different finite doses"
                 )
-        if not self.estimators:
-            raise ConfigError("name at least one estimator of directions")
+        unknown = [name for name in self.estimators if name not in ESTIMATORS]
+        if unknown or not self.estimators:
+            raise ConfigError(
+                f"estimators = {', '.join(unknown) or 'none'}: name at least one of "
+                f"{', '.join(ESTIMATORS)}"
+            )
 
 
+@typed_arguments
 def run_reliability(
     backbone: Backbone,
     guidance: SVGTBridge | None,
@@ -111,7 +120,7 @@ def run_reliability(
     test: ReplyPairs,
     config: ReliabilityConfig | None = None,
     *,
-    seed: int,
+    seed: Seed,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Record]:
     """Measure how reliably vectors, and the bridge of a guidance, move the safety margin.

@@ -150,27 +150,47 @@ def test_without_a_shipped_module_only_the_residual_stream_is_measured_and_said(
     assert {r.layer for r in records} == {0, 2, None}
 
 
-def test_prompts_of_ones_own(checkpoint: Path, tmp_path: Path) -> None:
+def own_prompts(key: str) -> list[dict[str, object]]:
     words = (
-        "phone",
-        "car",
-        "house",
-        "dog",
-        "laptop",
-        "wallet",
-        "piano",
-        "letter",
-        "boat",
-        "guitar",
-    )
-    examples = [
+        "phone", "car", "house", "dog", "laptop", "wallet", "piano", "letter", "boat", "guitar",
+    )  # fmt: skip
+    return [
         {"prompt": f"how do i {verb} a {word} ?", "prompt_harm": harm, "context": context,
-         "group": word}
+         key: word}
         for context in ("here", "there")
         for word in words
         for verb, harm in (("steal", True), ("paint", False))
     ]  # fmt: skip
-    file = write_lines(tmp_path / "mine.jsonl", examples)
+
+
+@pytest.mark.parametrize("key", ["pair", "group"])
+def test_paired_estimators_are_measured_with_pairs_and_said_to_be_missing_without(
+    key: str, checkpoint: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    file = write_lines(tmp_path / "mine.jsonl", own_prompts(key))
+    arguments = [
+        "probe", "instability", "--backbone", str(checkpoint), "--prompts", str(file),
+        "--guidance", "none", "--layers", "2",
+    ]  # fmt: skip
+    out = tmp_path / "run"
+    assert run([*arguments, "--out", str(out), "--estimators", "mean_difference,lat"]) == 0
+    told = capsys.readouterr().err
+    records = [r for r in open_probe(out).records if r.metric == "reliability"]
+    measured = {r.estimator for r in records if not math.isnan(r.estimate)}
+    if key == "pair":
+        assert "cannot be measured" not in told
+        assert measured == {"mean_difference", "lat"}
+        return
+    assert "note: lat cannot be measured in any context for the contrast 'prompt'" in told
+    assert measured == {"mean_difference"}
+    assert all("matched pairs" in r.note for r in records if r.estimator == "lat")
+    only = [*arguments, "--out", str(tmp_path / "only"), "--estimators", "lat"]
+    assert "lat cannot be measured in any context" in mistake(capsys, only)
+    assert not (tmp_path / "only").exists()
+
+
+def test_prompts_of_ones_own(checkpoint: Path, tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "mine.jsonl", own_prompts("group"))
     out = tmp_path / "run"
     arguments = [
         "probe", "instability", "--backbone", str(checkpoint), "--out", str(out), "--prompts",

@@ -59,6 +59,28 @@ def test_what_is_left_out_has_a_default_and_a_label_left_out_stays_unknown(tmp_p
     assert (second.id, second.group) == ("b", "b")
 
 
+def test_a_pair_is_a_label_and_one_group_by_default(tmp_path: Path) -> None:
+    path = _write(
+        tmp_path / "mine.jsonl",
+        {"prompt": "a", "pair": "p"},
+        {"prompt": "b", "pair": "p"},
+        {"prompt": "c", "pair": "q", "group": "g"},
+    )
+    found = read_examples(path)
+    assert [example.labels for example in found] == [{"pair": "p"}, {"pair": "p"}, {"pair": "q"}]
+    assert [example.group for example in found] == ["p", "p", "g"]
+
+
+def test_a_pair_in_two_groups_is_named(tmp_path: Path) -> None:
+    path = _write(
+        tmp_path / "mine.jsonl",
+        {"prompt": "a", "pair": "p"},
+        {"prompt": "b", "pair": "p", "group": "g"},
+    )
+    with pytest.raises(DataError, match="line 2: the pair 'p' has the group 'g' here and 'p' in l"):
+        read_examples(path)
+
+
 def test_a_byte_order_mark_and_windows_line_ends_are_no_content(tmp_path: Path) -> None:
     path = tmp_path / "windows.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\r\n{"prompt": "b"}\r\n')

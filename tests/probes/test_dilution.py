@@ -492,7 +492,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_measured(
         ({"distances": (0, 16)}, "1 or more"),
         ({"stretches": ()}, "choose from turn, dialogue"),
         ({"reaches": ()}, "choose from full, window, parallel"),
-        ({"window": 0}, "1 or more"),
+        ({"window": 0}, "a whole number from 1 is needed"),
     ],
 )
 def test_mistakes_in_the_configuration(change: dict[str, object], message: str) -> None:

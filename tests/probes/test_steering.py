@@ -507,11 +507,11 @@ def test_mistakes_are_named() -> None:
     one_class = train.rows(train.positive.nonzero().flatten())
     with pytest.raises(DataError, match="one class only"):
         run(one_class, layers=(0,))
-    with pytest.raises(DataError, match="unknown estimator 'mean'"):
+    with pytest.raises(ConfigError, match="estimators = mean: name at least one of mean_diff"):
         run(train, layers=(0,), estimators=("mean",))
     with pytest.raises(ConfigError, match=r"coefficients = \[1.0, 1.0\]"):
         ReliabilityConfig(coefficients=(1.0, 1.0))
     with pytest.raises(ConfigError, match=r"gate_scales = \[0.0\]"):
         ReliabilityConfig(gate_scales=(0.0,))
-    with pytest.raises(ConfigError, match="at least one estimator"):
+    with pytest.raises(ConfigError, match="estimators = none"):
         ReliabilityConfig(estimators=())

@@ -1,5 +1,6 @@
 """Every site that is compared is lined up once, with an untrained module beside the trained one."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from probes.collection import collect
 from probes.survey import (
     UNTRAINED,
+    lacking_pairs,
     possible_contrasts,
     require_classes,
     survey_modules,
@@ -97,6 +99,44 @@ def test_a_context_with_too_few_of_a_class_is_named_before_anything_runs() -> No
         require_classes(twice, ("prompt",))
     with pytest.raises(DataError, match="none of the 16 examples has the label 'response_harm'"):
         require_classes(enough, ("response",))
+
+
+def test_missing_pairs_are_told_by_context_and_only_where_they_are_needed() -> None:
+    def prompts(context: str, n_paired: int) -> list[Example]:
+        return [
+            replace(
+                example(number, prompt_harm=number % 2 == 0),
+                labels={"prompt_harm": number % 2 == 0}
+                | ({"pair": f"p{number // 2}"} if number < 2 * n_paired else {}),
+                context=context,
+            )
+            for number in range(16)
+        ]
+
+    estimators = ("mean_difference", "lat", "ccs")
+    full, few, none = prompts("full", 8), prompts("few", 3), prompts("none", 0)
+    assert lacking_pairs([*full, *few], ("prompt",), ("lda",)) == ()
+    assert lacking_pairs(full, ("prompt",), estimators) == ()
+    (missing,) = lacking_pairs([*full, *few, *none], ("prompt",), estimators)
+    assert (missing.estimators, missing.counts) == (("lat", "ccs"), {"few": 3, "none": 0})
+    assert not missing.everywhere
+    assert "lat and ccs cannot be measured in few (3), none (0)" in str(missing)
+    (missing,) = lacking_pairs([*few, *none], ("prompt",), estimators)
+    assert missing.everywhere
+    assert 'the same "pair"' in str(missing)
+    assert lacking_pairs([*few, *none], ("prompt",), estimators, pooled=True) == ()
+
+
+def test_replies_to_one_prompt_are_its_pairs() -> None:
+    answered = [
+        Example(f"{number}/{harm}", as_conversation(f"ask {number}"), f"reply {number} {harm}",
+                {"prompt_harm": True, "response_harm": harm}, "direct")
+        for number in range(8) for harm in (True, False)
+    ]  # fmt: skip
+    assert lacking_pairs(answered, ("response",), ("lat",)) == ()
+    (missing,) = lacking_pairs(answered[::2], ("response",), ("lat",))
+    assert missing.counts == {"direct": 0}
+    assert "a harmful and a safe reply" in str(missing)
 
 
 def test_controls_have_one_name() -> None:

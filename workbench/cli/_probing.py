@@ -13,8 +13,10 @@ from rich import box
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
+from probes.contrasts import Contrast
 from probes.margins import ReplyPairs, embedded_pairs, pairs_of_examples
 from probes.records import Record
+from probes.survey import lacking_pairs
 from workbench.backbone import load_backbone
 from workbench.backbone.transformer_lens import TransformerLensBackbone
 from workbench.cli._console import output, progress_bar
@@ -202,6 +204,34 @@ def _embedded_contexts(text: str | None) -> tuple[str, ...]:
     except DataError as error:
         raise ConfigError(str(error)) from error
     return names
+
+
+def tell_of_missing_pairs(
+    examples: Sequence[Example],
+    contrasts: Sequence[Contrast],
+    estimators: Sequence[str],
+    *,
+    pooled: bool = False,
+) -> None:
+    """Say on standard error which estimators will find too few matched pairs.
+
+    Args:
+        examples: What will be compared.
+        contrasts: How.
+        estimators: Names of the estimators.
+        pooled: One direction is fitted in all contexts together.
+
+    Raises:
+        DataError: None of the estimators could be measured in any context.
+    """
+    missing = lacking_pairs(examples, contrasts, estimators, pooled=pooled)
+    hopeless = [
+        found for found in missing if found.everywhere and len(estimators) == len(found.estimators)
+    ]
+    if hopeless and len(hopeless) == len(contrasts):
+        raise DataError("; ".join(map(str, hopeless)))
+    for found in missing:
+        typer.echo(f"note: {found}", err=True)
 
 
 # ------------------------------------------------------------------------------------- the output

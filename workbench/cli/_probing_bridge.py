@@ -20,6 +20,7 @@ from probes.directions import ESTIMATORS
 from probes.margins import ReplyPairs, pairs_of_examples
 from probes.records import Record
 from probes.steering import ReliabilityConfig, run_reliability
+from probes.survey import possible_contrasts
 from workbench.backbone import load_backbone
 from workbench.backbone.transformer_lens import TransformerLensBackbone
 from workbench.cli._probing import (
@@ -31,6 +32,7 @@ from workbench.cli._probing import (
     probe_folder,
     record_table,
     stages,
+    tell_of_missing_pairs,
 )
 from workbench.config import to_mapping
 from workbench.data.example import Example
@@ -165,6 +167,7 @@ def probe_reliability(
         layers=named or (), estimators=names_in(estimators, tuple(ESTIMATORS), "estimator")
     )
     training, test = _split(prompts, limit, seed)
+    tell_of_missing_pairs(training, possible_contrasts(training), config.estimators, pooled=True)
     described = {
         **subject.identity,
         "prompts": prompts.describe(limit),

@@ -27,6 +27,7 @@ from workbench.cli._probing import (
     probe_folder,
     record_table,
     stages,
+    tell_of_missing_pairs,
 )
 from workbench.config import to_mapping
 from workbench.data.example import Example
@@ -64,7 +65,7 @@ def probe_instability(
         if estimators is None
         else names_in(estimators, tuple(ESTIMATORS), "estimator")
     )
-    examples, compared = _examples(prompts, contrasts, limit, seed)
+    examples, compared = _examples(prompts, contrasts, config.estimators, limit, seed)
     described = {
         **subject.identity,
         "prompts": prompts.describe(limit),
@@ -101,7 +102,7 @@ def probe_instability(
 
 
 def _examples(
-    prompts: Prompts, contrasts: str | None, limit: int, seed: int
+    prompts: Prompts, contrasts: str | None, estimators: Sequence[str], limit: int, seed: int
 ) -> tuple[Sequence[Example], tuple[Contrast, ...]]:
     """The prompts with their replies, and the contrasts that they carry."""
     examples: Sequence[Example] = prompts.examples
@@ -114,6 +115,7 @@ def _examples(
         named = names_in(contrasts, CONTRASTS, "contrast")
         wanted = tuple(contrast for contrast in CONTRASTS if contrast in named)
     require_classes(examples, wanted)
+    tell_of_missing_pairs(examples, wanted, estimators)
     return examples, wanted
 
 

@@ -23,8 +23,9 @@ A quick look first:
 
 OUT gets records.parquet (every number with interval, noise ceiling and control), summary.json,
 run.json, projection.parquet and the collected states; the page *Value directions* draws them.
-Prompts of your own come from a JSON Lines file with `prompt`, `prompt_harm`, `context` and, for
-the second contrast, `response` and `response_harm`.
+Prompts of your own come from a JSON Lines file, taken whole, with `prompt`, `prompt_harm`,
+`context` and, for the second contrast, `response` and `response_harm`; `lat` and `ccs` also need a
+`pair`, a name that a harmful prompt and its harmless counterpart share.
 """
 _ANCHORING_HELP = """Ask whether bridge tokens are read, and whether they cause the effect.
 
@@ -55,6 +56,9 @@ Example:
   workbench probe reliability --backbone testbed-llama --out runs/reliability
 
 OUT gets records.parquet, summary.json and run.json; the page *Value directions* draws them.
+Prompts of your own come from a JSON Lines file with `prompt`, `response`, `prompt_harm`,
+`response_harm` and, for `lat` and `ccs`, `pair`: vectors are fitted on every other group and tested
+on the rest, which needs two replies to every harmful prompt.
 """
 
 Backbone = Annotated[str, typer.Option(help="Embedded name, checkpoint folder or Hugging Face id.")]

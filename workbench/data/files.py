@@ -10,7 +10,10 @@
 ``prompt_harm``     true where complying would be harmful
 ``response_harm``   true where the response is harmful
 ``context``         the context that the request stands in; ``direct`` by default
-``group``           examples that share content and belong together; by default its own
+``pair``            a name that a harmful prompt and its harmless counterpart share, in every
+                    context that both stand in; needed by estimators of paired differences
+``group``           examples that share content and belong together; by default those of its
+                    ``pair``, else its own
 ``id``              unique name; by default the file's name and the line
 ==================  ============================================================================
 
@@ -23,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.config import from_mapping
-from workbench.data.example import Conversation, Example, Message, as_conversation
+from workbench.data.example import Conversation, Example, Label, Message, as_conversation
 from workbench.errors import ConfigError, DataError
 
 
@@ -36,6 +39,7 @@ class ExampleLine:
     prompt_harm: bool | None = None
     response_harm: bool | None = None
     context: str = "direct"
+    pair: str = ""
     group: str = ""
     id: str = ""
 
@@ -45,12 +49,13 @@ def read_examples(path: str | Path) -> list[Example]:
 
     Raises:
         DataError: The file is missing or empty, or a line is not UTF-8, no JSON object, lacks a
-            prompt, has an unknown key, a key twice, a value of the wrong type, or the id of an
-            earlier line. File and line are named.
+            prompt, has an unknown key, a key twice, a value of the wrong type, the id of an
+            earlier line, or another group than its pair has. File and line are named.
     """
     path = Path(path)
     examples: list[Example] = []
     seen: dict[str, int] = {}
+    group_of: dict[Label, tuple[str, int]] = {}
     for number, text in _lines(path):
         where = f"{path}, line {number}"
         example = _example(_parse(text, where), where, source=path.stem, number=number)
@@ -60,6 +65,13 @@ def read_examples(path: str | Path) -> list[Example]:
                 "give every example its own"
             )
         seen[example.id] = number
+        if (pair := example.labels.get("pair")) is not None:
+            group, first = group_of.setdefault(pair, (example.group, number))
+            if example.group != group:
+                raise DataError(
+                    f"{where}: the pair '{pair}' has the group '{example.group}' here and "
+                    f"'{group}' in line {first}; give a pair one group, or it is torn apart"
+                )
         examples.append(example)
     if not examples:
         raise DataError(f"{path} holds no examples: write one JSON object a line")
@@ -116,7 +128,11 @@ def _example(line: ExampleLine, where: str, *, source: str, number: int) -> Exam
     if line.response is not None and not line.response.strip():
         raise DataError(f"{where}: the response is empty; leave the key out where there is none")
     name = line.id or f"{source}/{number}"
-    labels = {"prompt_harm": line.prompt_harm, "response_harm": line.response_harm}
+    labels = {
+        "prompt_harm": line.prompt_harm,
+        "response_harm": line.response_harm,
+        "pair": line.pair or None,
+    }
     return Example(
         id=name,
         prompt=_conversation(line.prompt, where),
@@ -124,7 +140,7 @@ def _example(line: ExampleLine, where: str, *, source: str, number: int) -> Exam
         labels={name: label for name, label in labels.items() if label is not None},
         context=line.context,
         source=source,
-        group=line.group or name,
+        group=line.group or line.pair or name,
     )
 
 

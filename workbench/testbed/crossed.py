@@ -23,6 +23,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from workbench.arguments import Seed, typed_arguments
 from workbench.data.example import Example, Label
 from workbench.errors import DataError
 from workbench.testbed.frames import FRAMES, FramedPrompt, frame_request
@@ -57,11 +58,12 @@ class Unit:
         return self.harmful.group
 
 
+@typed_arguments
 def crossed_examples(
     contexts: Sequence[str] = SINGLE_CONTEXTS,
     *,
     n_per_class: int,
-    seed: int,
+    seed: Seed,
     intents: str = "test",
     with_responses: bool = False,
     n_replies: int = 1,

@@ -178,7 +178,7 @@ def test_closed_gates(
         ({"questions": ()}, "none"),
         ({"gates": (-1.0,)}, "gates must not be negative"),
         ({"scales": (0.0,)}, "scales must be above 0"),
-        ({"n_steps": 0}, "at least 1"),
+        ({"n_steps": 0}, "n_steps = 0 .int.: a whole number from 1 is needed"),
         ({"temperature": 0.0}, "temperature"),
     ],
 )
