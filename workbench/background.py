@@ -22,6 +22,7 @@ from workbench.errors import RunError
 from workbench.runs import OUTPUT_FILE
 
 STOPPED = "stopped on request"
+_PROGRAM = "workbench"
 _HEADER = re.compile(r"^# process (\d+): ", re.MULTILINE)
 _PATIENCE = 10.0
 _TAIL = 64_000
@@ -35,7 +36,7 @@ def start(arguments: Sequence[str], folder: str | Path) -> None:
         RunError: a process started here already works on the folder, or none can be started.
     """
     folder = Path(folder)
-    command = [sys.executable, "-m", "workbench", *arguments]
+    command = [sys.executable, "-m", _PROGRAM, *arguments]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / OUTPUT_FILE).open("a", encoding="utf-8") as output:
@@ -45,7 +46,7 @@ def start(arguments: Sequence[str], folder: str | Path) -> None:
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 start_new_session=True,
             )  # fmt: skip
-            output.write(f"# process {process.pid}: {shlex.join(['workbench', *arguments])}\n")
+            output.write(f"# process {process.pid}: {shlex.join([_PROGRAM, *arguments])}\n")
             output.flush()
     except OSError as error:
         raise RunError(
@@ -92,6 +93,18 @@ def last_words(folder: str | Path, n: int = 12) -> str:
     latest = text[headers[-1].start() :].partition("\n")[2] if headers else text
     lines = [line.rstrip() for line in latest.splitlines() if line.strip()]
     return "\n".join(lines[-n:])
+
+
+def started_with(argv: object) -> tuple[str, ...]:
+    """The words after ``workbench`` in a run's recorded ``argv``; none if it was started otherwise.
+
+    Both spellings count: ``workbench ...`` and ``python -m workbench ...``.
+    """
+    if not isinstance(argv, list) or not argv:
+        return ()
+    program = Path(str(argv[0]))
+    known = program.name == _PROGRAM or program.parts[-2:] == (_PROGRAM, "__main__.py")
+    return tuple(str(word) for word in argv[1:]) if known else ()
 
 
 def _end_of_output(folder: Path) -> str:

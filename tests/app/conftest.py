@@ -10,7 +10,24 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-ROOT = Path(__file__).resolve().parents[2]
+
+def _app(first: str) -> None:
+    from workbench.pages import navigation
+
+    navigation.run(first)
+
+
+@pytest.fixture
+def open_page() -> Callable[..., AppTest]:
+    """Open a page of the whole app, by its path."""
+
+    def open_with(path: str, **query: str) -> AppTest:
+        app = AppTest.from_function(_app, default_timeout=120, args=(path,))
+        for key, value in query.items():
+            app.query_params[key] = value
+        return app.run()
+
+    return open_with
 
 
 @pytest.fixture(scope="session")
@@ -79,18 +96,17 @@ def method_folders(
 
 
 @pytest.fixture
-def open_playground(backbone_folder: Path, module_folder: Path) -> Callable[..., AppTest]:
-    """Open the app on its first page, with the random backbone unless told otherwise."""
+def open_playground(
+    backbone_folder: Path, module_folder: Path, open_page: Callable[..., AppTest]
+) -> Callable[..., AppTest]:
+    """Open the Playground, with the random backbone unless told otherwise."""
 
     def open_with(**query: str) -> AppTest:
-        app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=120)
         state = {
             "backbone": "a folder of your own", "folder": str(backbone_folder),
             "guidance": "a folder of your own", "own": f"svgt:{module_folder}", "tokens": "8",
         }  # fmt: skip
-        for key, value in {**state, **query}.items():
-            app.query_params[key] = value
-        return app.run()
+        return open_page("playground", **{**state, **query})
 
     return open_with
 

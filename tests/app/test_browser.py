@@ -25,7 +25,7 @@ def test_open_generate_and_see(chromium: str, tmp_path: Path) -> None:
         page.set_default_timeout(120_000)  # test machines are busy
         failures: list[str] = []
         page.on("pageerror", lambda error: failures.append(str(error)))
-        page.goto(f"{address}/?{urlencode({'tokens': 12, 'seed': 1})}")
+        page.goto(f"{address}/playground?{urlencode({'tokens': 12, 'seed': 1})}")
         page.get_by_role("heading", name="Playground").wait_for()
         first_paint = time.monotonic() - started
         expect(page.get_by_label("Prompt", exact=True)).to_be_visible()

@@ -9,6 +9,8 @@ from workbench.testbed.registry import EMBEDDED
 
 FOLDER = "a folder of your own"
 BACKBONES: tuple[str, ...] = (*EMBEDDED, FOLDER)
+RUNS = Path("runs")
+"""Where the app writes runs, and the only place it deletes them from."""
 _FIRST = "workbench"
 
 
@@ -58,5 +60,5 @@ def _reads_the_prompt_alone(record: Path) -> bool:
 
 def run_roots() -> tuple[str, ...]:
     """Folders that hold runs, as far as they exist; the usual one where none does."""
-    usual = ("runs", "docs/results")
+    usual = (str(RUNS), "docs/results")
     return tuple(root for root in usual if Path(root).is_dir()) or usual[:1]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from workbench.background import started_with
 from workbench.errors import RunError
 from workbench.export.summaries import SummaryRow, summary_rows
 from workbench.runs import METRICS_FILE, RUN_FILE, SUMMARY_FILE, RunFolder
@@ -16,7 +17,6 @@ from workbench.runs import METRICS_FILE, RUN_FILE, SUMMARY_FILE, RunFolder
 Status = Literal["finished", "running", "interrupted"]
 
 _DEEPEST = 4
-_PROGRAM = "workbench"
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,9 @@ class RunView:
     @property
     def resume_command(self) -> str:
         """What goes on with the run; empty where its record does not say how it was started."""
-        words = self.provenance.get("argv")
-        if not isinstance(words, list) or not words or Path(str(words[0])).name != _PROGRAM:
-            return ""
-        rest = [str(word) for word in words[1:]]
-        resume = [] if "--resume" in rest else ["--resume"]
-        return shlex.join([_PROGRAM, *rest, *resume])
+        words = started_with(self.provenance.get("argv"))
+        resume = [] if "--resume" in words else ["--resume"]
+        return shlex.join(["workbench", *words, *resume]) if words else ""
 
 
 @dataclass(frozen=True)

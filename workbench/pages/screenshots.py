@@ -48,12 +48,18 @@ def analyse(page: Page) -> None:
     wait_until_idle(page)
 
 
+def _only_look(page: Page) -> None:
+    """Pages that show something by themselves."""
+
+
 PAGES: dict[str, tuple[str, Callable[[Page], None]]] = {
-    "playground": ("/", generate),
+    "home": ("/", _only_look),
+    "playground": ("/playground", generate),
+    "train": ("/train", _only_look),
     "directions": ("/directions", analyse),
     "anchoring": ("/anchoring", analyse),
-    "benchmark": ("/benchmark", lambda page: None),
-    "results": ("/results", lambda page: None),
+    "benchmark": ("/benchmark", _only_look),
+    "results": ("/results", _only_look),
 }
 """By name: the page's path and what to do on it before the picture is taken."""
 
