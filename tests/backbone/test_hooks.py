@@ -78,6 +78,45 @@ def test_edited_scores_hide_a_key(
     assert patterns[2][:, :, 2:, 1].abs().max() > 0
 
 
+def test_hidden_keys_are_keys_whose_scores_are_lowest(
+    backbone: "TransformerLensBackbone", batch: "TokenBatch", untouched: Tensor
+) -> None:
+    from workbench.backbone.protocol import positions_from_mask
+    from workbench.svgt.slots import additive_mask, visible_keys
+
+    hidden = torch.zeros(4, 4, dtype=torch.bool)
+    hidden[2:, 1] = True
+    full = {
+        "mask": additive_mask(visible_keys(batch.mask, 0, batch.mask[:, :0]), backbone.dtype),
+        "position_ids": positions_from_mask(batch.mask),
+    }
+
+    def hide(scores: Tensor, layer: int) -> object:
+        return scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
+
+    with backbone.edit_scores([0, 1], hide):
+        wanted = backbone.forward(batch.ids, **full)
+    with backbone.hide_keys([0, 1], lambda: hidden), backbone.capture_patterns([1, 2]) as seen:
+        found = backbone.forward(batch.ids, **full)
+    assert torch.equal(found[batch.mask], wanted[batch.mask])
+    assert not torch.equal(found[batch.mask], untouched[batch.mask])
+    assert seen[1][1, :, 2:, 1].abs().max() == 0
+    assert seen[2][1, :, 2:, 1].abs().max() > 0
+
+
+def test_keys_cannot_be_hidden_without_a_full_mask(
+    backbone: "TransformerLensBackbone", batch: "TokenBatch", untouched: Tensor
+) -> None:
+    from workbench.errors import HookError
+
+    wrong = torch.zeros(3, 3, dtype=torch.bool)
+    with (
+        pytest.raises(HookError, match=r"blocks\.0 .* no additive mask of \(3, 3\)"),
+        backbone.hide_keys([0], lambda: wrong),
+    ):
+        backbone.logits(batch)
+
+
 @pytest.mark.parametrize("open_context", ["capture", "patterns", "overwrite", "scores"])
 def test_a_hook_that_does_not_fire_is_an_error_naming_it(
     backbone: "TransformerLensBackbone", batch: "TokenBatch", untouched: Tensor, open_context: str

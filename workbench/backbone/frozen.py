@@ -21,6 +21,7 @@ from workbench.backbone.adapters import AdaptedWeights, LinearMap, LinearWeights
 from workbench.backbone.cache import SlotCache
 from workbench.backbone.hashing import hash_tensors, hash_tokenizer
 from workbench.backbone.protocol import (
+    HiddenKeys,
     MixEdit,
     Prompt,
     ResidualEdit,
@@ -304,6 +305,15 @@ class FrozenBackbone(ABC):
     def only_newest_row(self, last_layer: int, rows: int) -> AbstractContextManager[None]:
         """Run the last of ``rows`` query rows alone up to a block whose edit restores the rest."""
         return watching.only_newest_row(self._sites, last_layer, rows)
+
+    def hide_keys(self, layers: Sequence[int], hidden: HiddenKeys) -> AbstractContextManager[None]:
+        """Hide the marked keys from the queries of blocks.
+
+        Args:
+            layers: The blocks; the forward must be given a full mask.
+            hidden: Asked when the first of them runs: (query, key), or with the axes of the mask.
+        """
+        return watching.hide_keys(self._sites, layers, hidden)
 
     def edit_scores(self, layers: Sequence[int], edit: ScoreEdit) -> AbstractContextManager[None]:
         """Replace the masked attention scores of blocks by ``edit(scores, layer)``."""

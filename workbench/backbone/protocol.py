@@ -26,6 +26,7 @@ MixEdit = Callable[
 ScoreEdit = Callable[
     [Float[Tensor, "batch head query key"], int], Float[Tensor, "batch head query key"]
 ]
+HiddenKeys = Callable[[], Bool[Tensor, "..."]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,6 +227,10 @@ class Backbone(Protocol):
 
     def only_newest_row(self, last_layer: int, rows: int) -> AbstractContextManager[None]:
         """Run the last of ``rows`` query rows alone up to a block whose edit restores the rest."""
+        ...
+
+    def hide_keys(self, layers: Sequence[int], hidden: HiddenKeys) -> AbstractContextManager[None]:
+        """Hide the marked keys from the queries of the given blocks."""
         ...
 
     def edit_scores(self, layers: Sequence[int], edit: ScoreEdit) -> AbstractContextManager[None]:

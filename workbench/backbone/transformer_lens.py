@@ -67,6 +67,8 @@ class TransformerLensBackbone(FrozenBackbone):
         self, ids: Tensor, columns: Sequence[int] | None, inputs: Mapping[str, object]
     ) -> Tensor:
         if columns is not None and self._keeps_columns:
+            if list(columns) == [ids.shape[1] - 1]:  # a number: no tensor to send to the device
+                return self._run(ids, logits_to_keep=1, **inputs)
             wanted = torch.tensor(columns, device=ids.device)
             return self._run(ids, logits_to_keep=wanted, **inputs)
         logits = self._run(ids, **inputs)

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from workbench.errors import HookError, NonFiniteError
@@ -356,6 +356,57 @@ def edit_scores(
 
     points = {layer: at(sites.scores, layer) for layer in layers}
     with _attached([(point, changer(layer, point.name)) for layer, point in points.items()]):
+        yield
+
+
+@contextmanager
+def hide_keys(
+    sites: Sites, layers: Sequence[int], hidden: Callable[[], Bool[Tensor, "..."]]
+) -> Iterator[None]:
+    """Within, queries of the given blocks do not see the marked keys.
+
+    The blocks' additive mask is exchanged, once for all blocks that share one: no block computes
+    anything more, and nothing waits for the device.
+
+    Args:
+        sites: Points of the model.
+        layers: The blocks.
+        hidden: Asked when the first block runs; (query, key), or with the axes of the mask.
+
+    Raises:
+        HookError: A layer does not exist, did not run, or was given no full mask of that shape.
+    """
+    exchanged: dict[object, tuple[Tensor, Tensor]] = {}
+
+    def exchange(value: object, marked: Tensor) -> object:
+        if not isinstance(value, Tensor) or value.ndim != 4 or not value.is_floating_point():
+            return value
+        if value.shape[-2:] != marked.shape[-2:]:
+            return value
+        place = (value.data_ptr(), value.shape, value.stride())
+        if place not in exchanged:  # the mask is kept, so that no other takes its memory
+            lowest = torch.finfo(value.dtype).min
+            exchanged[place] = value, value.masked_fill(marked, lowest)
+        return exchanged[place][1]
+
+    def changer(name: str) -> Callable[[Inputs], Inputs]:
+        def change(given: Inputs) -> Inputs:
+            args, kwargs = given
+            marked = hidden()
+            new_args = tuple(exchange(value, marked) for value in args)
+            new_kwargs = {key: exchange(value, marked) for key, value in kwargs.items()}
+            pairs = zip((*args, *kwargs.values()), (*new_args, *new_kwargs.values()), strict=True)
+            if all(new is old for old, new in pairs):
+                raise HookError(
+                    f"'{name}' holds no additive mask of {tuple(marked.shape[-2:])} (query, key), "
+                    "so keys cannot be hidden from it"
+                )
+            return new_args, new_kwargs
+
+        return change
+
+    points = {layer: at(sites.inputs, layer) for layer in layers}
+    with _attached([(point, changer(point.name)) for point in points.values()]):
         yield
 
 

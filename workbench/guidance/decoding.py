@@ -376,15 +376,15 @@ class _Run:
         column = self._columns.response.start + step - 1
         key_is_slot = self._key_is_slot[: column + 1]
         feeds = self._session.feeds_slots(step)
-        queries = [*range(self._columns.slots.start, self._columns.slots.stop)] if feeds else []
-        queries.append(column)
+        queries = [self._columns.slots] if feeds else []
+        queries.append(slice(column, column + 1))
         real = live[:, None]
         if feeds:
             real = torch.cat([torch.zeros_like(self._slot_ids, dtype=torch.bool), real], dim=1)
         call = DecoderPass(
             step=step,
             feeds_slots=feeds,
-            query_is_slot=key_is_slot[queries],
+            query_is_slot=torch.cat([key_is_slot[part] for part in queries]),
             key_is_slot=key_is_slot,
             real=real,
             predicts=real,
@@ -395,8 +395,8 @@ class _Run:
                 call,
                 torch.cat([self._slot_ids, ids[:, None]], dim=1) if feeds else ids[:, None],
                 (self._masks.refresh if feeds else self._masks.token)[..., : column + 1],
-                self._positions[:, queries],
-                [len(queries) - 1],
+                torch.cat([self._positions[:, part] for part in queries], dim=1),
+                [real.shape[1] - 1],
             )
         if feeds:
             self._masks = self._token_masks()

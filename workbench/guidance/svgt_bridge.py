@@ -26,7 +26,6 @@ from workbench.svgt.slots import (
     ClosedRows,
     States,
     slots_from_others,
-    slots_hidden,
     slots_written,
 )
 from workbench.svgt.value_module import BridgeWrite
@@ -119,7 +118,7 @@ class _BridgeSession:
     def during(self, call: DecoderPass) -> AbstractContextManager[None]:
         hidden = slots_from_others(call.query_is_slot, call.key_is_slot)
         if not call.feeds_slots:
-            return slots_hidden(self._backbone, range(self._settings.layer + 1), hidden)
+            return self._backbone.hide_keys(range(self._settings.layer + 1), lambda: hidden)
         return self._writing(call, hidden)
 
     @contextmanager

@@ -47,12 +47,13 @@ class Correction:
 
 def require_finite(rows: Float[Tensor, "batch ..."], what: str) -> None:
     """Raise NonFiniteError naming the first row of `rows` that holds NaN or infinity."""
+    if bool(rows.isfinite().all()):
+        return
     bad = (~rows.isfinite().flatten(1).all(dim=1)).nonzero()
-    if len(bad) > 0:
-        raise NonFiniteError(
-            f"row {int(bad[0])} of the {what} holds NaN or infinity; "
-            "check the states and weights it was computed from"
-        )
+    raise NonFiniteError(
+        f"row {int(bad[0])} of the {what} holds NaN or infinity; "
+        "check the states and weights it was computed from"
+    )
 
 
 def correct(
@@ -71,14 +72,12 @@ def correct(
     Raises:
         NonFiniteError: A row of z, or its step, is NaN or infinite.
     """
-    require_finite(z, "value states")
     # Outside inference mode a clone of an inference tensor can carry gradients again.
     with torch.inference_mode(False), torch.enable_grad():
         point = z.detach().clone().requires_grad_()
         score = discriminator(point)
         (gradient,) = torch.autograd.grad(score.sum(), point)
     score = score.detach()
-    require_finite(score[:, None], "harm scores")
     height = score if config.two_sided else score.relu()
     gradient = torch.where((height != 0)[:, None], gradient, 0.0)
     slope = torch.linalg.vector_norm(gradient, dim=1)
@@ -91,5 +90,9 @@ def correct(
         capped = length.abs() > config.max_norm
         length = length.clamp(-config.max_norm, config.max_norm)
     delta_z = -length[:, None] * (gradient / safe_slope[:, None])
-    require_finite(delta_z, "corrections (set correction.max_norm to cap them)")
+    # One look for all three: every look makes the computer wait for the device.
+    if not bool(torch.cat([z.detach(), score[:, None], delta_z], dim=1).isfinite().all()):
+        require_finite(z, "value states")
+        require_finite(score[:, None], "harm scores")
+        require_finite(delta_z, "corrections (set correction.max_norm to cap them)")
     return Correction(delta_z=delta_z, score=score, gradient_norm=slope, capped=capped)

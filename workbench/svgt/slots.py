@@ -235,19 +235,6 @@ class LateWrite:
 
 
 @contextmanager
-def slots_hidden(
-    backbone: Backbone, layers: Sequence[int], hidden: Bool[Tensor, "query key"]
-) -> Iterator[None]:
-    """Within, the given blocks do not let the marked queries see the marked keys."""
-
-    def hide(scores: Tensor, layer: int) -> Tensor:
-        return scores.masked_fill(hidden, torch.finfo(scores.dtype).min)
-
-    with backbone.edit_scores(layers, hide):
-        yield
-
-
-@contextmanager
 def slots_written(
     backbone: Backbone,
     settings: SlotSettings,
@@ -295,13 +282,8 @@ def slots_written(
         before, after = residual[:, : slot_columns.start], residual[:, slot_columns.stop :]
         return torch.cat([before, bridge, after], dim=1)
 
-    def hide_closed(scores: Tensor, _: int) -> Tensor:
-        closed = ~late.value.open
-        if not bool(closed.any()):
-            return scores
-        return scores.masked_fill(
-            hidden & closed[:, None, None, None], torch.finfo(scores.dtype).min
-        )
+    def closed() -> Bool[Tensor, "batch 1 query key"]:
+        return hidden & ~late.value.open[:, None, None, None]
 
     with ExitStack() as stack:
         captured = stack.enter_context(backbone.capture(below))
@@ -310,10 +292,10 @@ def slots_written(
         if rows is not None:
             stack.enter_context(backbone.only_newest_row(layer, rows))
         below_hidden = hidden[-1:] if beside_token else hidden
-        stack.enter_context(slots_hidden(backbone, range(layer + 1), below_hidden))
+        stack.enter_context(backbone.hide_keys(range(layer + 1), lambda: below_hidden))
         if settings.gate != "always":
             above = range(layer + 1, backbone.n_layers)
-            stack.enter_context(backbone.edit_scores(above, hide_closed))
+            stack.enter_context(backbone.hide_keys(above, closed))
         yield late
 
 

@@ -30,8 +30,9 @@ PROMPT_PROJECTION_GAIN = 0.1
 
 def require_tokens(mask: Bool[Tensor, "batch seq"], what: str) -> None:
     """Raise TokenError naming the first row of `mask` that holds no valid token."""
-    empty = (~mask.any(dim=1)).nonzero()
-    if len(empty) > 0:
+    filled = mask.any(dim=1)
+    if not bool(filled.all()):
+        empty = (~filled).nonzero()
         raise TokenError(f"row {int(empty[0])} of the {what} holds no token; give at least one")
 
 
