@@ -1,7 +1,7 @@
 """Sources by name, as command lines spell them.
 
-NAME:PATH                    a local file
-NAME[/PART][@REVISION]       a set on the Hugging Face hub, at its pinned revision by default
+``NAME:PATH``                a local file
+``NAME[/PART][@REVISION]``   a set on the Hugging Face hub, at its pinned revision by default
 """
 
 import difflib
