@@ -5,11 +5,13 @@ the batched reading of states need a frozen Hugging Face model and three things 
 that watch and change a forward pass, logits, and a pass that stops early.
 """
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -34,6 +36,10 @@ from workbench.backbone.tokenization import Tokenization
 from workbench.backbone.watching import EMBEDDING_LAYER, Captured, Sites
 from workbench.errors import BackboneError, ContextLengthError, HookError
 
+TRANSFORMER_LENS, NNSIGHT = "transformer-lens", "nnsight"
+BACKENDS = (TRANSFORMER_LENS, NNSIGHT)
+"""Libraries that watch a model's forward pass; the first is the default."""
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -57,16 +63,22 @@ class ModelShape:
 class FrozenBackbone(ABC):
     """A frozen decoder-only model.
 
+    Attributes:
+        backend: Name of the library that watches it, as ``load_backbone`` takes it.
+
     Args:
         name: Name the user loaded it by, for messages and records.
         root: All its modules; frozen here.
         tokenizer: Its tokenizer, untouched.
         sites: Where its forward pass can be watched.
         shape: Its sizes.
+        plain: The Hugging Face model, which states what a forward takes.
         weights: The model's own tensors by their checkpoint names, for the fingerprint.
         n_ctx: Most positions a sequence may have.
         eos_ids: Tokens that end a response.
     """
+
+    backend: ClassVar[str]
 
     def __init__(
         self,
@@ -76,6 +88,7 @@ class FrozenBackbone(ABC):
         *,
         sites: Sites,
         shape: ModelShape,
+        plain: nn.Module,
         weights: Mapping[str, Tensor],
         n_ctx: int,
         eos_ids: tuple[int, ...],
@@ -94,6 +107,7 @@ class FrozenBackbone(ABC):
         self._d_head = shape.d_head
         self._root = root
         self._sites = sites
+        self._keeps_columns = "logits_to_keep" in inspect.signature(plain.forward).parameters
         self._weights = dict(weights)
         self._tokens = Tokenization(name, tokenizer, eos_ids)
 
@@ -248,11 +262,21 @@ class FrozenBackbone(ABC):
             inputs["past_key_values"] = cache
         return inputs
 
-    @abstractmethod
     def _logits(
         self, ids: Tensor, columns: Sequence[int] | None, inputs: Mapping[str, object]
     ) -> Tensor:
-        """Logits at the wanted columns; ``inputs`` are the model's own keyword arguments."""
+        if columns is None:
+            return self._run(ids, inputs)
+        if self._keeps_columns:
+            if list(columns) == [ids.shape[1] - 1]:  # a number: no tensor to send to the device
+                return self._run(ids, {**inputs, "logits_to_keep": 1})
+            wanted = torch.tensor(columns, device=ids.device)
+            return self._run(ids, {**inputs, "logits_to_keep": wanted})
+        return self._run(ids, inputs)[:, list(columns)]
+
+    @abstractmethod
+    def _run(self, ids: Tensor, inputs: Mapping[str, object]) -> Tensor:
+        """Logits of a pass; ``inputs`` are the model's own keyword arguments."""
 
     @abstractmethod
     def _run_lower(self, ids: Tensor, last_layer: int, inputs: Mapping[str, object]) -> None:

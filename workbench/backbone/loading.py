@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -24,12 +25,16 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from workbench.backbone.frozen import BACKENDS, TRANSFORMER_LENS, FrozenBackbone
 from workbench.backbone.hashing import hash_tensors
 from workbench.backbone.protocol import Backbone
 from workbench.backbone.transformer_lens import TransformerLensBackbone
 from workbench.errors import BackboneError
 from workbench.quiet import quiet_libraries
 from workbench.testbed.registry import EMBEDDED, embedded_path
+
+if TYPE_CHECKING:
+    from workbench.backbone.nnsight_backbone import NnsightBackbone
 
 # Causal by class name, bidirectional by nature: their "LM heads" are for decoders made of encoders.
 _ENCODERS = ("Bert", "Roberta", "Electra", "XLM", "XLNet", "Camembert", "RemBert", "MegatronBert")
@@ -41,7 +46,8 @@ def load_backbone(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     n_ctx: int | None = None,
-) -> TransformerLensBackbone:
+    backend: str = TRANSFORMER_LENS,
+) -> FrozenBackbone:
     """Load a frozen backbone.
 
     Args:
@@ -52,13 +58,17 @@ def load_backbone(
         n_ctx: Allow this many positions, more than the model states. Rotary positions are simply
             counted on; nothing is rescaled or trained, so what the model does there must be
             measured.
+        backend: The library that watches the model, one of ``BACKENDS``; both give the same
+            numbers.
 
     Raises:
-        BackboneError: Unknown name or device; missing, truncated or non-finite weights; no
+        BackboneError: Unknown name, device or backend; missing, truncated or non-finite weights; no
             safetensors, no tokenizer, or a model that is not decoder-only; or more positions asked
             of a model that learned an embedding for each. The message says what to do.
     """
     name = str(name_or_path)
+    if backend not in BACKENDS:
+        raise BackboneError(f"unknown backend '{backend}': use {' or '.join(BACKENDS)}")
     wanted = _device(device)
     source = _resolve(name)
     with quiet_libraries():
@@ -69,7 +79,8 @@ def load_backbone(
         model = _load_model(name, source, dtype)
         tokenizer = _load_tokenizer(name, source)
     model.to(wanted)  # type: ignore[arg-type]
-    return wrap_model(name, model, tokenizer, n_ctx=n_ctx)
+    wrap = wrap_model if backend == TRANSFORMER_LENS else trace_model
+    return wrap(name, model, tokenizer, n_ctx=n_ctx)
 
 
 def load_plain(backbone: Backbone) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -95,7 +106,7 @@ def wrap_model(
     *,
     n_ctx: int | None = None,
 ) -> TransformerLensBackbone:
-    """Wrap a model that is already in memory; its modules are replaced in place.
+    """Wrap a model in memory with TransformerLens; its modules are replaced in place.
 
     Args:
         name: Name for messages and records.
@@ -131,6 +142,39 @@ def wrap_model(
         weights=weights,
         n_ctx=n_ctx or _context_length(config),
         eos_ids=eos_ids,
+    )
+
+
+def trace_model(
+    name: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    n_ctx: int | None = None,
+) -> "NnsightBackbone":
+    """Wrap a model in memory with nnsight; its modules stay, and their forward can be watched.
+
+    Args:
+        name: Name for messages and records.
+        model: A decoder-only Hugging Face model.
+        tokenizer: Its tokenizer.
+        n_ctx: Most positions a sequence may have; what the model states by default.
+
+    Raises:
+        BackboneError: Weights are not finite, or the architecture's parts cannot be found.
+    """
+    # Not above: importing nnsight patches torch and gives every object a ``save`` attribute.
+    from workbench.backbone.nnsight_backbone import NnsightBackbone
+
+    weights: dict[str, Tensor] = dict(model.state_dict(keep_vars=True))
+    _check_finite(name, weights)
+    return NnsightBackbone(
+        name,
+        model,
+        tokenizer,
+        weights=weights,
+        n_ctx=n_ctx or _context_length(model.config),
+        eos_ids=_eos_ids(model, tokenizer),
     )
 
 

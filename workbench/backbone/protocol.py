@@ -2,7 +2,7 @@
 
 A backbone is observed and, inside a context, overwritten; it is never trained. The protocol speaks
 of layers (blocks counted from 0), positions and residuals, never of hook names: those belong to
-``workbench.backbone.hooks`` alone.
+``workbench.backbone.hooks`` and ``workbench.backbone.nnsight_sites``.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -6,15 +6,14 @@ masks, a cache whose slots can be written again, tokenisation that drops and hid
 hooks that prove they fired.
 """
 
-import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerBase
 
-from workbench.backbone.frozen import FrozenBackbone, ModelShape
+from workbench.backbone.frozen import TRANSFORMER_LENS, FrozenBackbone, ModelShape
 from workbench.backbone.hooks import HookSites
 
 
@@ -29,6 +28,8 @@ class TransformerLensBackbone(FrozenBackbone):
         n_ctx: Most positions a sequence may have.
         eos_ids: Tokens that end a response.
     """
+
+    backend: ClassVar[str] = TRANSFORMER_LENS
 
     def __init__(
         self,
@@ -53,28 +54,14 @@ class TransformerLensBackbone(FrozenBackbone):
             tokenizer,
             sites=HookSites(bridge),
             shape=shape,
+            plain=bridge.original_model,
             weights=weights,
             n_ctx=n_ctx,
             eos_ids=eos_ids,
         )
         self._bridge = bridge
-        forward = inspect.signature(bridge.original_model.forward)
-        self._keeps_columns = "logits_to_keep" in forward.parameters
 
-    # --------------------------------------------------------------- forward
-
-    def _logits(
-        self, ids: Tensor, columns: Sequence[int] | None, inputs: Mapping[str, object]
-    ) -> Tensor:
-        if columns is not None and self._keeps_columns:
-            if list(columns) == [ids.shape[1] - 1]:  # a number: no tensor to send to the device
-                return self._run(ids, logits_to_keep=1, **inputs)
-            wanted = torch.tensor(columns, device=ids.device)
-            return self._run(ids, logits_to_keep=wanted, **inputs)
-        logits = self._run(ids, **inputs)
-        return logits if columns is None else logits[:, list(columns)]
-
-    def _run(self, ids: Tensor, **inputs: object) -> Tensor:
+    def _run(self, ids: Tensor, inputs: Mapping[str, object]) -> Tensor:
         logits = self._bridge(ids, return_type="logits", **inputs)
         assert isinstance(logits, Tensor)
         return logits

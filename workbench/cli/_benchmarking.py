@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
-from workbench.backbone import TransformerLensBackbone
+from workbench.backbone import FrozenBackbone
 from workbench.cli._console import output, progress_bar
 from workbench.config import load_yaml, to_mapping
 from workbench.evaluation.benchmark import EvaluationConfig
@@ -43,7 +43,7 @@ FIT_KIND = "fit"
 _PHASES = {"fit": "fitting", "measure": "measuring", "costs": "timing"}
 
 
-def load_shared(source: BackboneSource) -> TransformerLensBackbone:
+def load_shared(source: BackboneSource) -> FrozenBackbone:
     """The backbone that the workers of this process use too, without the library's own bar."""
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     return shared_backbone(source)
@@ -237,7 +237,7 @@ def _tuned(
     return tuned.config, tuned.about
 
 
-def _configuration(fitting: Fitting, backbone: TransformerLensBackbone) -> Mapping[str, object]:
+def _configuration(fitting: Fitting, backbone: FrozenBackbone) -> Mapping[str, object]:
     if fitting.config_file is not None:
         return to_mapping(load_yaml(get_method(fitting.method).config_type, fitting.config_file))
     shipped = find_fitted(GuidanceSpec(fitting.method), backbone)

@@ -14,6 +14,14 @@ Device = Annotated[
     str, typer.Option(help="Torch device: cpu, cuda, cuda:1. Replies use the same random numbers.")
 ]
 
+Backend = Annotated[
+    str,
+    typer.Option(
+        help="Library that watches the model: transformer-lens, or nnsight. The numbers are the "
+        "same."
+    ),
+]
+
 
 def check_resumable(out: Path, resume: bool) -> None:
     """Refuse to resume what is not there, for a misspelt folder would start all over.

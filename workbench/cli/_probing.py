@@ -18,7 +18,7 @@ from probes.margins import ReplyPairs, embedded_pairs, pairs_of_examples
 from probes.records import Record
 from probes.survey import lacking_pairs
 from workbench.backbone import load_backbone
-from workbench.backbone.transformer_lens import TransformerLensBackbone
+from workbench.backbone.frozen import FrozenBackbone
 from workbench.cli._console import output, progress_bar
 from workbench.data.example import Example
 from workbench.data.files import read_examples
@@ -49,7 +49,7 @@ class Subject:
         identity: What a run folder keeps of both.
     """
 
-    backbone: TransformerLensBackbone
+    backbone: FrozenBackbone
     bridge: SVGTBridge | None
     identity: dict[str, object]
 
@@ -61,7 +61,7 @@ class Subject:
 
 
 def load_subject(
-    backbone: str, guidance: str | None, device: str, *, needs_bridge: bool
+    backbone: str, guidance: str | None, device: str, backend: str, *, needs_bridge: bool
 ) -> Subject:
     """Load a backbone and, where asked for or at hand, the bridge that guides it.
 
@@ -69,6 +69,7 @@ def load_subject(
         backbone: Name or folder.
         guidance: As a person writes it; None takes what ships for the backbone, if anything.
         device: Torch device.
+        backend: Library that watches the model.
         needs_bridge: Refuse to go on without one.
 
     Raises:
@@ -87,7 +88,7 @@ def load_subject(
             f"the guidance '{spec}' has no value module, which the probes examine: give svgt, "
             "svgt:CONFIG (for example svgt:paper) or svgt:FOLDER"
         )
-    model = load_backbone(backbone, device=device)
+    model = load_backbone(backbone, device=device, backend=backend)
     if spec is None:
         spec = GuidanceSpec("svgt", "workbench")
         if not needs_bridge and not shipped_configs(model):
@@ -128,7 +129,7 @@ def names_in(text: str | None, known: Sequence[str], what: str) -> tuple[str, ..
     return names
 
 
-def layers_in(text: str | None, backbone: TransformerLensBackbone) -> tuple[int, ...] | None:
+def layers_in(text: str | None, backbone: FrozenBackbone) -> tuple[int, ...] | None:
     """Layers separated by commas; None where nothing is said.
 
     Raises:

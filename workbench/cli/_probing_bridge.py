@@ -22,7 +22,7 @@ from probes.records import Record
 from probes.steering import ReliabilityConfig, run_reliability
 from probes.survey import possible_contrasts
 from workbench.backbone import load_backbone
-from workbench.backbone.transformer_lens import TransformerLensBackbone
+from workbench.backbone.frozen import FrozenBackbone
 from workbench.cli._probing import (
     Prompts,
     Subject,
@@ -114,8 +114,8 @@ def _diluted(subject: Subject, prompts: Prompts, limit: int, seed: int, tell: Te
 
 
 def _with_room(
-    backbone: TransformerLensBackbone,
-) -> tuple[TransformerLensBackbone, tuple[int, ...]]:
+    backbone: FrozenBackbone,
+) -> tuple[FrozenBackbone, tuple[int, ...]]:
     """A backbone for long texts and the distances that fit; its own length where it ends."""
     wanted = DilutionConfig().distances
     if backbone.n_ctx < _LONG_CONTEXT:
@@ -125,6 +125,7 @@ def _with_room(
                 device=str(backbone.device),
                 dtype=backbone.dtype,
                 n_ctx=_LONG_CONTEXT,
+                backend=backbone.backend,
             ), wanted
         except BackboneError:  # it learned an embedding for each of its positions
             pass

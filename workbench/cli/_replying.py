@@ -10,6 +10,7 @@ import typer
 from torch import Tensor
 
 from workbench.backbone import Backbone, load_backbone
+from workbench.backbone.frozen import TRANSFORMER_LENS
 from workbench.config import to_mapping
 from workbench.errors import DataError
 from workbench.guidance import (
@@ -83,9 +84,10 @@ class Replier:
         seed: int,
         *,
         device: str = "cpu",
+        backend: str = TRANSFORMER_LENS,
     ) -> "Replier":
         """Load the backbone, then the guidance for it."""
-        model = load_backbone(backbone, device=device)
+        model = load_backbone(backbone, device=device, backend=backend)
         return cls(
             backbone=model,
             spec=spec,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli._limits import MAX_SEED, Device, check_resumable
+from workbench.cli._limits import MAX_SEED, Backend, Device, check_resumable
 
 _HELP = """Measure what guidance does: harm, refusals, broken replies and fluency.
 
@@ -74,6 +74,7 @@ def evaluate(
         float, typer.Option(min=0.0, max=1.0, help="Share of the old bridge a refresh keeps.")
     ] = 0.8,
     device: Device = "cpu",
+    backend: Backend = "transformer-lens",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted evaluation.")
     ] = False,
@@ -98,7 +99,7 @@ def evaluate(
     wanted = TEST_SPLITS if splits is None else [name.strip() for name in splits.split(",")]
     benchmark = embedded_benchmark(wanted, n_per_kind=limit, seed=seed)
     config = EvaluationConfig(temperature, top_p, max_new_tokens=max_new_tokens)
-    model = load_backbone(backbone, device=device)
+    model = load_backbone(backbone, device=device, backend=backend)
     evaluation = Evaluation(
         model,
         {spec: load_guidance(spec, model, options) for spec in specs},

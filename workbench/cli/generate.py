@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli._limits import MAX_SEED, Device
+from workbench.cli._limits import MAX_SEED, Backend, Device
 from workbench.errors import ConfigError
 
 _HELP = """Let a backbone reply to a prompt, with or without guidance.
@@ -67,6 +67,7 @@ def generate(
         float, typer.Option(min=0.0, max=1.0, help="Share of the old bridge a refresh keeps.")
     ] = 0.8,
     device: Device = "cpu",
+    backend: Backend = "transformer-lens",
 ) -> None:
     """Reply to a prompt; see ``_HELP``."""
     from workbench.cli._replying import Replier, print_replies, read_prompts, stream_reply
@@ -79,7 +80,9 @@ def generate(
     if spec.family == "none" and strength != 1.0:
         raise ConfigError("--strength has no meaning without guidance: leave it out")
     options = GuidanceOptions(strength=strength, refresh=refresh or None, momentum=beta)
-    replier = Replier.load(backbone, spec, options, sampling, max_new_tokens, seed, device=device)
+    replier = Replier.load(
+        backbone, spec, options, sampling, max_new_tokens, seed, device=device, backend=backend
+    )
     if prompt is not None and not as_json:
         stream_reply(replier, prompt)
     else:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from workbench.cli._limits import MAX_SEED, Device, check_resumable
+from workbench.cli._limits import MAX_SEED, Backend, Device, check_resumable
 from workbench.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def train(
         float, typer.Option(help="Share of the examples to learn from; below 1 for a quick look.")
     ] = 1.0,
     device: Device = "cpu",
+    backend: Backend = "transformer-lens",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a killed training in OUT stopped.")
     ] = False,
@@ -90,7 +91,7 @@ def train(
         check_resumable(out, resume)
     elif not print_config:
         raise ConfigError("name the run folder to write with --out FOLDER")
-    model = load_backbone(backbone, device=device)
+    model = load_backbone(backbone, device=device, backend=backend)
     path = Path(config)
     if path.suffix in (".yaml", ".yml"):
         recipe = load_yaml(Recipe, path)

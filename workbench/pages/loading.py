@@ -11,7 +11,7 @@ from pathlib import Path
 import streamlit as st
 
 from workbench.backbone import load_backbone
-from workbench.backbone.transformer_lens import TransformerLensBackbone
+from workbench.backbone.frozen import FrozenBackbone
 from workbench.errors import ConfigError
 from workbench.guidance import Guidance, NoGuidance, SVGTBridge
 from workbench.guidance.method import FittedGuidance
@@ -34,7 +34,7 @@ Stamp = tuple[tuple[str, int, int], ...]
 class LoadedBackbone:
     """A backbone and the lock that a forward pass takes."""
 
-    backbone: TransformerLensBackbone
+    backbone: FrozenBackbone
     lock: threading.Lock
     stamp: Stamp
 

@@ -12,8 +12,8 @@ from typing import Any, cast
 
 import torch
 
+from workbench.backbone.frozen import FrozenBackbone
 from workbench.backbone.loading import load_backbone
-from workbench.backbone.transformer_lens import TransformerLensBackbone
 from workbench.config import from_mapping
 from workbench.data.training import ValueData
 from workbench.evaluation.benchmark import Benchmark, EvaluationConfig, Shard, evaluate_shard
@@ -77,7 +77,7 @@ def fit_entrant(job: FitJob) -> None:
 
 
 def fit_method(
-    backbone: TransformerLensBackbone,
+    backbone: FrozenBackbone,
     method: str,
     config: Mapping[str, object],
     seed: int,
@@ -102,7 +102,7 @@ def fit_method(
 
 @lru_cache(maxsize=16)
 def _fitted(
-    backbone: TransformerLensBackbone,
+    backbone: FrozenBackbone,
     method: Method,
     settings: Any,  # noqa: ANN401 - every method has a record of its own
     seed: int,
@@ -140,7 +140,7 @@ def use_one_thread() -> None:
 
 
 @cache
-def shared_backbone(source: BackboneSource) -> TransformerLensBackbone:
+def shared_backbone(source: BackboneSource) -> FrozenBackbone:
     """The backbone, loaded once a process."""
     return load_backbone(source.name, device=source.device)
 
