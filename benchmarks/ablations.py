@@ -142,7 +142,7 @@ def dependences() -> list[Dependence]:
 def _copy(source: Path, target: Path, records: list[AblationRecord]) -> None:
     """The estimates over all seeds and splits of a kind, as a run folder of their own.
 
-    ``summary.json``, which the Results page shows, has those of the test splits alone.
+    ``summary.json``, which the Runs page shows, has those of the test splits alone.
     """
     config = RunFolder.open(source).record.config
     kept = [r for r in records if r.split in POOLED and r.seed == ALL_SEEDS]

@@ -231,7 +231,7 @@ def _seeds(shown: pd.DataFrame, config: str) -> str:
 _HEAD = """# Results on the embedded backbones
 
 Made by `python benchmarks/embedded.py train|evaluate|report`; the numbers behind every cell, with
-n, are in `docs/results/*/summary.json`, which the app's Results page shows. Temperature 1, top-p 1,
+n, are in `docs/results/*/summary.json`, which the app's Runs page shows. Temperature 1, top-p 1,
 judged by the oracle. Each cell: estimate [95% interval]. Seeds of the value module are pooled; how
 many stands in brackets. Intervals are clustered bootstraps over intent groups. Differences are to
 no guidance on the same prompts with the same random numbers; rates in percent or percentage points,

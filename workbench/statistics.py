@@ -169,6 +169,32 @@ def relative_reduction(
     return _percentile(float(estimate), _joined(blocks), before.size, groups, level)
 
 
+def independent_difference(first: Interval, second: Interval) -> Interval:
+    """The difference ``second - first`` of two independent estimates, from their intervals alone.
+
+    Each limit recovers the variance that an estimate has near that limit (MOVER; Zou and Donner,
+    Statistics in Medicine 27, 2008)::
+
+        low  = d - sqrt((e2 - l2)^2 + (u1 - e1)^2)
+        high = d + sqrt((u2 - e2)^2 + (e1 - l1)^2)
+
+    Estimates on the same prompts are not independent, and correlate positively as a rule: for them
+    the interval is wider than need be.
+
+    Raises:
+        ValueError: the two have different levels.
+    """
+    if first.level != second.level:
+        raise ValueError(f"intervals of {first.level} and {second.level} do not combine")
+    d = second.estimate - first.estimate
+    below = np.hypot(second.estimate - second.low, first.high - first.estimate)
+    above = np.hypot(second.high - second.estimate, first.estimate - first.low)
+    return Interval(
+        d, float(d - below), float(d + above), min(first.n, second.n),
+        min(first.n_clusters, second.n_clusters), first.level, "independent difference, MOVER",
+    )  # fmt: skip
+
+
 def auroc(
     scores: ArrayLike,
     labels: ArrayLike,

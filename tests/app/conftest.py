@@ -111,17 +111,17 @@ def open_playground(
     return open_with
 
 
-def _results() -> None:
-    from workbench.pages import results
+def _runs() -> None:
+    from workbench.pages import runs
     from workbench.pages.guard import guarded
 
-    guarded(results.page)()
+    guarded(runs.page)()
 
 
 @pytest.fixture
-def open_results() -> Callable[..., AppTest]:
+def open_runs() -> Callable[..., AppTest]:
     def open_at(root: Path | str, **query: str) -> AppTest:
-        app = AppTest.from_function(_results, default_timeout=60)
+        app = AppTest.from_function(_runs, default_timeout=60)
         app.query_params["root"] = "a folder of your own"
         app.query_params["root_folder"] = str(root)
         for key, value in query.items():

@@ -48,8 +48,8 @@ def test_open_generate_and_see(chromium: str, tmp_path: Path) -> None:
         assert page.get_by_test_id("stAlertContentError").count() == 0
         assert "tokens=12" in page.url
 
-        page.get_by_role("link", name="Results").click()
-        page.get_by_role("heading", name="Results").wait_for()
+        page.get_by_role("link", name="Runs").click()
+        page.get_by_role("heading", name="Runs").wait_for()
         wait_until_idle(page)
         assert page.get_by_test_id("stException").count() == 0
         browser.close()

@@ -99,7 +99,7 @@ def _run_of(kind: str, first_run: str, show: "Callable[[RunView], None]") -> Non
     if given in others:
         st.info(
             f"`{given}` is a run of another kind: `{others[given]}`. This view shows runs of the "
-            f"kind `{kind}`; the page Results shows any."
+            f"kind `{kind}`; the page Runs shows any."
         )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
-from workbench.pages import anchoring, benchmark, directions, home, playground, results, train
+from workbench.pages import anchoring, benchmark, directions, home, playground, runs, train
 from workbench.pages.guard import guarded
 
 
@@ -52,8 +52,8 @@ PAGES: tuple[PageEntry, ...] = (
         "Compare every method under one protocol, and take the method apart.",
     ),
     PageEntry(
-        results.page, "results", "Results", ":material/monitoring:",
-        "What commands wrote: settings, provenance, tables and figures.",
+        runs.page, "runs", "Runs", ":material/monitoring:",
+        "Every run: its tables, figures and provenance; compare some, delete one.",
     ),
 )  # fmt: skip
 

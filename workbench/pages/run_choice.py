@@ -12,21 +12,31 @@ if TYPE_CHECKING:
     from workbench.pages.run_browser import RunView
 
 
-def chosen_folder(
-    *,
-    wanted: "Callable[[RunView], bool]",
-    first_run: str,
-    above: "Callable[[Sequence[RunView]], None] | None" = None,
-) -> "RunView | None":
+def chosen_folder(*, wanted: "Callable[[RunView], bool]", first_run: str) -> "RunView | None":
     """Ask where runs lie and for one of them; the newest finished one with results by default.
 
     Args:
         wanted: Which runs may be chosen.
         first_run: What to tell where there is none: how to make one.
-        above: Draws something of all the runs above the box that asks for one.
 
     Returns:
         The run; None where there is none, which is then told.
+
+    Raises:
+        RunError: There is no such folder.
+    """
+    runs = listed_runs(wanted=wanted, first_run=first_run)
+    return run_box(runs) if runs else None
+
+
+def listed_runs(
+    *, first_run: str, wanted: "Callable[[RunView], bool]" = lambda run: True
+) -> "list[RunView]":
+    """Ask where runs lie, and tell of damaged ones; the first folder with finished runs by default.
+
+    Args:
+        first_run: What to tell where there is none: how to make one.
+        wanted: Which runs are meant.
 
     Raises:
         RunError: There is no such folder.
@@ -43,17 +53,14 @@ def chosen_folder(
     root = _root_box(roots, first=holding[0] if holding else roots[0])
     if root in roots and not found:
         st.info(f"There are no runs yet. {first_run}")
-        return None
+        return []
     runs, damaged = found[root] if root in found else browse(Path(root).expanduser())
     for broken in damaged:
         st.warning(f"**{broken.name}** cannot be read: {broken.problem}", icon=":material/warning:")
     runs = [run for run in runs if wanted(run)]
     if not runs:
         st.info(f"No such run in `{root}`. {first_run}")
-        return None
-    if above is not None:
-        above(runs)
-    return _run_box(runs)
+    return runs
 
 
 def _root_box(roots: Sequence[str], *, first: str) -> str:
@@ -66,7 +73,8 @@ def _root_box(roots: Sequence[str], *, first: str) -> str:
     return st.text_input("Path of the folder", value=first, key="root_folder", bind="query-params")
 
 
-def _run_box(runs: "Sequence[RunView]") -> "RunView":
+def run_box(runs: "Sequence[RunView]") -> "RunView":
+    """Ask for one of some runs; the newest finished one with a summary by default."""
     names = [run.name for run in runs]
     finished = [run for run in runs if run.status == "finished"]
     telling = [run for run in finished if run.summary]

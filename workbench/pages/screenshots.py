@@ -59,7 +59,8 @@ PAGES: dict[str, tuple[str, Callable[[Page], None]]] = {
     "directions": ("/directions", analyse),
     "anchoring": ("/anchoring", analyse),
     "benchmark": ("/benchmark", _only_look),
-    "results": ("/results", _only_look),
+    "runs": ("/runs", _only_look),
+    "runs-compared": ("/runs?root=docs%2Fresults&view=compare", _only_look),
 }
 """By name: the page's path and what to do on it before the picture is taken."""
 
@@ -80,7 +81,7 @@ def photograph(
             for name in pages:
                 path, use = PAGES[name]
                 page = context.new_page()
-                page.goto(f"{address}{path}?{urlencode(query)}")
+                page.goto(f"{address}{path}{'&' if '?' in path else '?'}{urlencode(query)}")
                 wait_until_idle(page)
                 use(page)
                 _show_whole(page, width)

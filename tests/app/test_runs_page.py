@@ -1,13 +1,16 @@
-"""The Results page: runs, damaged runs, filters, files."""
+"""The Runs page: every kind of run, damaged ones, filters, comparison, deletion."""
 
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
 Open = Callable[..., AppTest]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def said(elements: Iterable[Any]) -> str:
@@ -46,8 +49,8 @@ def write_run(folder: Path, rows: Sequence[dict[str, object]] | None = None) -> 
         )
 
 
-def test_a_run_is_shown_with_table_figure_and_settings(root: Path, open_results: Open) -> None:
-    app = open_results(root)
+def test_a_run_is_shown_with_table_figure_and_settings(root: Path, open_runs: Open) -> None:
+    app = open_runs(root)
     assert not app.exception
     assert not app.warning
     assert set(app.dataframe[0].value["run"]) == {"first", "deep/er/second"}
@@ -59,8 +62,8 @@ def test_a_run_is_shown_with_table_figure_and_settings(root: Path, open_results:
     assert {"Table (CSV)", "Table (LaTeX)"} <= {b.proto.label for b in app.get("download_button")}
 
 
-def test_choosing_a_split_and_a_run(root: Path, open_results: Open) -> None:
-    app = open_results(root)
+def test_choosing_a_split_and_a_run(root: Path, open_runs: Open) -> None:
+    app = open_runs(root)
     app.pills(key="splits").set_value(["unseen_frames"]).run()
     assert list(app.dataframe[1].value.columns) == ["unseen frames"]
     app.selectbox(key="run").select("first").run()
@@ -101,10 +104,10 @@ def _wrong_summary(folder: Path) -> None:
     ],
 )
 def test_a_damaged_run_is_named_and_the_others_still_show(
-    root: Path, open_results: Open, damage: Callable[[Path], None], named: str
+    root: Path, open_runs: Open, damage: Callable[[Path], None], named: str
 ) -> None:
     damage(root / "first")
-    app = open_results(root)
+    app = open_runs(root)
     assert not app.exception
     assert len(app.warning) == 1
     assert named in app.warning[0].value
@@ -112,42 +115,42 @@ def test_a_damaged_run_is_named_and_the_others_still_show(
     assert len(app.get("plotly_chart")) == 1
 
 
-def test_a_root_that_is_not_there_is_told(open_results: Open) -> None:
-    app = open_results("/no/such/root")
+def test_a_root_that_is_not_there_is_told(open_runs: Open) -> None:
+    app = open_runs("/no/such/root")
     assert not app.exception
     assert "there is no folder /no/such/root" in said(app.error)
 
 
-def test_an_empty_root_says_how_to_make_a_run(tmp_path: Path, open_results: Open) -> None:
-    app = open_results(tmp_path)
+def test_an_empty_root_says_how_to_make_a_run(tmp_path: Path, open_runs: Open) -> None:
+    app = open_runs(tmp_path)
     assert "workbench evaluate" in said(app.info)
 
 
 def test_rows_that_lack_fields_and_a_run_without_rows_are_shown(
-    tmp_path: Path, open_results: Open
+    tmp_path: Path, open_runs: Open
 ) -> None:
     write_run(tmp_path / "odd", [{"metric": "novel_metric", "estimate": None}])
-    app = open_results(tmp_path)
+    app = open_runs(tmp_path)
     assert not app.exception
     assert not app.error, said(app.error)
     write_run(tmp_path / "none", [])
-    app = open_results(tmp_path)
+    app = open_runs(tmp_path)
     app.selectbox(key="run").select("none").run()
     assert not app.exception
     assert "no summary" in said(app.info)
 
 
-def test_a_killed_run_is_told_from_a_live_one(tmp_path: Path, open_results: Open) -> None:
+def test_a_killed_run_is_told_from_a_live_one(tmp_path: Path, open_runs: Open) -> None:
     from workbench.runs import RunFolder
 
     write_run(tmp_path / "whole")
     run = RunFolder.create(tmp_path / "killed", kind="evaluate", config={}, seed=0)
-    app = open_results(tmp_path)
+    app = open_runs(tmp_path)
     assert app.selectbox(key="run").value == "whole"  # the newest that is finished
     assert set(app.dataframe[0].value["status"]) == {"finished", "running"}
     app.selectbox(key="run").select("killed").run()
     assert "more will follow" in said(app.info)
-    addressed = open_results(tmp_path, run="killed")  # as an address kept from this page says
+    addressed = open_runs(tmp_path, run="killed")  # as an address kept from this page says
     assert addressed.selectbox(key="run").value == "killed"
     run.close()  # as when its process dies: run.json still says "running"
     app.run()
@@ -172,31 +175,121 @@ def test_an_interrupted_run_names_the_command_that_goes_on(
     assert commands == {"typed": wanted, "again": wanted, "other": ""}
 
 
-def test_runs_with_pages_of_their_own_are_left_to_them(tmp_path: Path, open_results: Open) -> None:
-    from workbench.export.probe_runs import run_kind
+@pytest.mark.slow
+def test_every_kind_of_run_can_be_looked_into(
+    tmp_path: Path, open_runs: Open, backbone_folder: Path
+) -> None:
+    from workbench.runs import RunFolder, write_parquet
+
+    with RunFolder.create(tmp_path / "trained", kind="train", config={}, seed=0) as run:
+        run.append_metrics(
+            [
+                {
+                    "stage": "bridge",
+                    "step": step,
+                    "kind": "training",
+                    "metric": "total",
+                    "value": 1.0,
+                }
+                for step in (1, 2)
+            ]
+        )
+        run.write_summary([summary_row(guidance="svgt", split="", estimate=0.5)])
+    with RunFolder.create(tmp_path / "odd", kind="novel", config={}, seed=0) as run:
+        write_parquet(run.file("answers.parquet"), pd.DataFrame({"answer": [42]}))
+    shipped = ROOT / "docs" / "results"
+    for name in ("benchmark", "ablations"):
+        shutil.copytree(shipped / name / "testbed-llama", tmp_path / name)
+    for name in ("instability", "anchoring", "reliability"):
+        shutil.copytree(shipped / "findings" / "testbed-llama" / name, tmp_path / name)
+    least = {
+        "trained": 2, "odd": 0, "benchmark": 2, "ablations": 1, "instability": 5, "anchoring": 4,
+        "reliability": 1,
+    }  # fmt: skip
+    for name, figures in least.items():
+        app = open_runs(tmp_path, run=name)
+        assert not app.exception
+        assert not app.error, said(app.error)
+        assert app.subheader[0].value == name
+        assert len(app.get("plotly_chart")) >= figures, name
+    assert any(
+        list(f.value.columns) == ["answer"] for f in open_runs(tmp_path, run="odd").dataframe
+    )
+
+
+def test_filters_by_kind_status_and_words(root: Path, open_runs: Open) -> None:
     from workbench.runs import RunFolder
 
-    write_run(tmp_path / "first")
-    for kind in ("ablations", "benchmark", run_kind("anchoring")):
-        with RunFolder.create(tmp_path / kind, kind=kind, config={}, seed=0) as run:
-            run.write_summary([summary_row(guidance="svgt", split="test", estimate=0.5)])
-    app = open_results(tmp_path)
-    assert list(app.dataframe[0].value["run"]) == ["first"]
+    RunFolder.create(root / "broken off", kind="train", config={"a": "needle"}, seed=0).close()
+
+    def listed(**query: str) -> list[str]:
+        app = open_runs(root, **query)
+        assert not app.exception
+        return sorted(app.dataframe[0].value["run"])
+
+    assert listed() == ["broken off", "deep/er/second", "first"]
+    assert listed(kind="train") == ["broken off"]
+    assert listed(status="finished") == ["deep/er/second", "first"]
+    assert listed(find="NEEDLE") == ["broken off"]
+    assert listed(find="nowhere") == []
+
+
+def test_two_runs_side_by_side(root: Path, open_runs: Open) -> None:
+    app = open_runs(root, view="compare")
+    assert not app.exception
+    assert not app.error, said(app.error)
+    assert app.multiselect(key="compared").value == ["deep/er/second", "first"]
+    assert len(app.get("plotly_chart")) == 1
+    table = app.dataframe[-1].value
+    assert len(table) == 4
+    assert table["first − deep/er/second"].iloc[0].startswith("+0.00 [-7.07, +7.07]")
+    app.multiselect(key="compared").set_value(["first"]).run()
+    assert "at least two" in said(app.info)
+
+
+def test_hashes_are_checked_where_asked(root: Path, open_runs: Open) -> None:
+    app = open_runs(root, run="first")
+    app.button(key="verify").click().run()
+    assert "as it was" in said(app.success)
+    (root / "first" / "summary.json").write_text('{"rows": []}')
+    app.button(key="verify").click().run()
+    assert "summary.json" in said(app.error)
+
+
+def test_only_runs_below_the_root_are_deleted_and_only_when_confirmed(
+    tmp_path: Path, open_runs: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/first", "runs/second", "docs/results/shipped"):
+        write_run(tmp_path / name)
+
+    def buttons(app: AppTest) -> list[str | None]:
+        return [button.key for button in app.button]
+
+    assert "delete" not in buttons(open_runs("docs/results"))
+    app = open_runs("runs", run="first")
+    assert (tmp_path / "runs/first").is_dir()
+    app.button(key="delete").click().run()
+    assert not app.exception
+    assert not app.error
+    assert not (tmp_path / "runs/first").exists()
+    assert list(app.dataframe[0].value["run"]) == ["second"]
+    assert (tmp_path / "docs/results/shipped/run.json").exists()
 
 
 def test_the_first_folder_is_one_that_holds_runs(
-    tmp_path: Path, open_results: Open, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, open_runs: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_run(tmp_path / "docs" / "results" / "shipped")
     (tmp_path / "runs").mkdir()
     monkeypatch.chdir(tmp_path)
-    app = AppTest.from_function(_results, default_timeout=60).run()
+    app = AppTest.from_function(_runs, default_timeout=60).run()
     assert app.selectbox(key="root").value == "docs/results"
     assert app.selectbox(key="root").options[:2] == ["runs", "docs/results"]
     assert app.selectbox(key="run").value == "shipped"
 
 
-def _results() -> None:
-    from workbench.pages import results
+def _runs() -> None:
+    from workbench.pages import runs
 
-    results.page()
+    runs.page()

@@ -1,0 +1,78 @@
+"""Runs side by side: what is lined up, and the differences with their intervals."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from workbench.errors import RunError
+from workbench.export.run_comparison import (
+    compare,
+    comparison_figure,
+    comparison_table,
+    shared_metrics,
+)
+from workbench.statistics import Interval, independent_difference
+
+
+def row(split: str, estimate: float | None, **more: object) -> Mapping[str, object]:
+    known = math.nan if estimate is None else estimate
+    about = {
+        "backbone": "testbed-llama", "guidance": "svgt", "config": "workbench", "frame": "all",
+        "metric": "harm_rate", "low": known - 0.03, "high": known + 0.04, "n": 50, "seed": 0,
+    }  # fmt: skip
+    return {**about, "split": split, "estimate": estimate, **more}
+
+
+RUNS = {
+    "first": [row("words", 0.5), row("frames", 0.2), row("frames", 0.9, frame="fiction")],
+    "second": [
+        row("words", 0.4, backbone="testbed-gpt2", seed=7),
+        row("frames", None, backbone="testbed-gpt2", seed=7),
+        row("words", 1.0, backbone="testbed-gpt2", seed=7, metric="other"),
+    ],
+}
+
+
+def test_what_differs_between_runs_keeps_no_place_apart() -> None:
+    found = compare(RUNS, "harm_rate", frames=False)
+    assert found.places == ("words", "frames")
+    table = comparison_table(found)
+    assert table["first"].tolist() == ["50.00 [47.00, 54.00]", "20.00 [17.00, 24.00]"]
+    assert table["second"].tolist() == ["40.00 [37.00, 44.00]", "–"]
+    reach = 100 * math.hypot(0.03, 0.04)
+    expected = f"-10.00 [{-10 - reach:+.2f}, {-10 + reach:+.2f}]"
+    assert table["second − first"].tolist() == [expected, "–"]
+    assert [len(trace.x) for trace in comparison_figure(found).data] == [2, 1]
+    assert compare(RUNS, "harm_rate", frames=True).places[-1] == "frames, fiction"
+    assert shared_metrics(RUNS) == ["harm_rate"]
+
+
+def test_two_rows_for_one_place_are_no_guess() -> None:
+    with pytest.raises(RunError, match="twice"):
+        compare({"a": [row("words", 0.5), row("words", 0.6)], "b": []}, "harm_rate", frames=False)
+
+
+def test_a_difference_of_means_has_the_interval_that_theory_gives() -> None:
+    def interval(mean: float, error: float) -> Interval:
+        return Interval(mean, mean - 1.96 * error, mean + 1.96 * error, 100, 100, 0.95, "normal")
+
+    found = independent_difference(interval(1.0, 0.3), interval(2.0, 0.4))
+    assert found.estimate == pytest.approx(1.0)
+    assert found.high - found.estimate == pytest.approx(1.96 * 0.5)
+    assert found.estimate - found.low == pytest.approx(1.96 * 0.5)
+    with pytest.raises(ValueError, match="do not combine"):
+        independent_difference(interval(0.0, 1.0), Interval(0.0, -1.0, 1.0, 1, 1, 0.9, "x"))
+
+
+def test_the_interval_of_a_difference_of_shares_covers_it() -> None:
+    from workbench.statistics import wilson
+
+    rng = np.random.default_rng(0)
+    true, n, covered = (0.1, 0.3), 60, 0
+    for _ in range(400):
+        first, second = (wilson(int(rng.binomial(n, p)), n) for p in true)
+        found = independent_difference(first, second)
+        covered += found.low <= true[1] - true[0] <= found.high
+    assert covered / 400 > 0.92  # nominal 0.95, binomial error of 400 draws 0.011
