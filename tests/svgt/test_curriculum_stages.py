@@ -142,7 +142,7 @@ def test_stage_2_learns_the_prompts_part_and_the_trigger() -> None:
     task = ConditionalStage(
         module(trigger=WINDOWED),
         replace(LONG, trigger_weight=1.0),
-        banks(640, 0),
+        banks(1280, 0),
         banks(400, 10),
     )
     state, events = train(task)
