@@ -125,6 +125,28 @@ def indices() -> list[Record]:
     ]
 
 
+def test_lines_that_coincide_are_told_apart_by_marks_and_dashes() -> None:
+    names = ("z:workbench", "delta_z:workbench", "bridge:workbench", "z:untrained")
+    same = [with_interval("instability_index", 0.0, layer=None, site=name) for name in names]
+    figure = stability_figure([*indices()[:3], *same])
+    flat = [trace for trace in figure.data if trace.name and isinstance(trace.marker.size, tuple)]
+    assert len(flat) == len(names)
+    marked = [
+        x for trace in flat for x, size in zip(trace.x, trace.marker.size, strict=True) if size
+    ]
+    assert len(set(marked)) == len(marked) == 2 * len(names)  # between each two of three layers
+    assert len({(trace.line.color, trace.line.dash) for trace in flat}) == len(names)
+    assert len({trace.line.dash for trace in flat[:3]}) == 3
+
+
+def test_with_one_layer_flat_values_stand_beside_it() -> None:
+    names = ("z:workbench", "bridge:workbench")
+    same = [with_interval("instability_index", 0.0, layer=None, site=name) for name in names]
+    figure = stability_figure([indices()[0], *same])
+    places = [trace.x[0] for trace in figure.data if trace.name and trace.name != "unrelated"]
+    assert len(set(places)) == 3
+
+
 def test_stability_is_one_minus_the_index_with_its_band() -> None:
     figure = stability_figure(indices())
     lines = {trace.name: trace for trace in figure.data if trace.name}
@@ -132,7 +154,8 @@ def test_stability_is_one_minus_the_index_with_its_band() -> None:
     assert list(residual.x) == [0, 1, 2]
     assert list(residual.y) == pytest.approx([1.0, 0.9, 0.8])
     value = lines["value state z, workbench"]
-    assert list(value.y) == pytest.approx([0.95] * 3)  # drawn across all layers
+    assert set(value.y) == {0.95}  # drawn across all layers
+    assert (value.x[0], value.x[-1]) == (0, 2)
     band = figure.data[0]
     assert list(band.y) == pytest.approx([1.1, 1.0, 0.9, 0.6, 0.7, 0.8])  # there and back
     assert "corrected cosine" in titles(figure)

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from itertools import pairwise
 from typing import TypeAlias
 
 import plotly.graph_objects as go
@@ -86,16 +88,20 @@ _CONTROLS: dict[str, dict[str, object]] = {
 }  # fmt: skip
 """Name to the records that it stands for."""
 
-_FAMILY_LOOKS = {name: look(i) for i, name in enumerate(("residual", "z", "bridge", "delta_z"))}
+_DASHES = {"residual": "solid", "z": "solid", "bridge": "dash", "delta_z": "dot"}
+_FAMILY_LOOKS = {
+    name: replace(look(i), dash=dash) for i, (name, dash) in enumerate(_DASHES.items())
+}
 _FAMILY_LOOKS["z_response"] = _FAMILY_LOOKS["z"]
 _OTHER_LOOK = look(4)
 
 
 def site_look(site: str) -> Look:
-    """Colour and marker of a site, the same in every figure; controls are grey and dotted."""
+    """Colour, marker and dash of a site, the same in every figure; controls are grey."""
     if is_control(site):
         markers = {"z": "diamond-open", "bridge": "square-open", "delta_z": "triangle-up-open"}
-        return Look(GREY, markers.get(family(site), "x"), "dot")
+        dashes = {"bridge": "dashdot", "delta_z": "longdash"}
+        return Look(GREY, markers.get(family(site), "x"), dashes.get(family(site), "dot"))
     return _FAMILY_LOOKS.get(family(site), _OTHER_LOOK)
 
 
@@ -116,12 +122,12 @@ def cosine_help(figure: go.Figure) -> str:
 
 def stability_help(figure: go.Figure) -> str:
     """How to read :func:`stability_figure`."""
-    flat = any(trace.mode == "lines" and trace.fill != "toself" for trace in figure.data)
+    flat = any(isinstance(trace.marker.size, tuple) for trace in figure.data)
     return caption(
         "Mean corrected cosine over all pairs of contexts, layer by layer: 1 means that one "
         "direction serves all contexts.",
         ("Bands: 95% intervals.", shows_intervals(figure)),
-        ("Sites without layers are drawn across.", flat),
+        ("Sites without layers are drawn across and marked between the blocks.", flat),
     )
 
 
@@ -221,15 +227,18 @@ def stability_figure(records: Iterable[Record]) -> go.Figure:
     indices = chosen(records, metric="instability_index")
     layers = layers_of(indices)
     figure = go.Figure()
+    layerless = distinct(record.site for record in chosen(indices, layer=None))
     for site in distinct(record.site for record in indices):
         of_site = {record.layer: record for record in chosen(indices, site=site)}
-        across = layers or [0]
-        points = [_stability(of_site.get(layer, of_site.get(None)), layer) for layer in across]
-        measured = [point for point in points if point is not None]
-        for trace in line_with_band(site_text(site), measured, site_look(site)):
-            if None in of_site:  # a value across all layers has no points of its own
-                trace.update(mode="lines")
-            figure.add_trace(trace)
+        flat = of_site.get(None)
+        if flat is None:
+            points = [
+                _stability(of_site[layer], float(layer)) for layer in layers if layer in of_site
+            ]
+            figure.add_traces(line_with_band(site_text(site), points, site_look(site)))
+        else:
+            place = (layerless.index(site) + 1) / (len(layerless) + 1)
+            figure.add_traces(_across(flat, layers or [0], place))
     reference_line(figure, 0.0, "unrelated")
     dress(figure, x=LAYER_AXIS, y="stability across contexts (mean corrected cosine)", height=420)
     figure.update_xaxes(dtick=1)
@@ -312,12 +321,25 @@ def _contexts(records: Iterable[Record]) -> list[str]:
     return distinct([c for r in records for c in (r.context_a, r.context_b) if c])
 
 
-def _stability(record: Record | None, layer: int) -> Point | None:
+def _across(record: Record, layers: Sequence[int], place: float) -> list[go.Scatter]:
+    """A value without layers as a line across them, marked between each two.
+
+    Lines that lie on one another are told apart by marks at places of their own (as a share of the
+    way from layer to layer) and by dashes, through which the lower line shows.
+    """
+    marks = [low + place * (high - low) for low, high in pairwise(layers)]
+    # Marks stand at the ends only where there is no room between them.
+    sizes = [0, *[8] * len(marks), 0] if marks else [8]
+    ends = [layers[0], *marks, layers[-1]] if marks else [layers[0] + (place - 0.5) / 2]
+    points = [_stability(record, float(x)) for x in ends]
+    *bands, line = line_with_band(site_text(record.site), points, site_look(record.site))
+    return [*bands, line.update(marker_size=sizes)]
+
+
+def _stability(record: Record, layer: float) -> Point:
     """1 - index, so that high is stable; the ends of the interval change places."""
-    if record is None:
-        return None
     return Point(
-        float(layer), 1 - record.estimate, 1 - record.high, 1 - record.low,
+        layer, 1 - record.estimate, 1 - record.high, 1 - record.low,
         "instability index " + evidence(record, Form(3)),
     )  # fmt: skip
 

@@ -29,7 +29,7 @@ from workbench.pages.remembering import remembered
 _RESULT = "anchoring-result"
 _WEIGHTINGS = {"raw": "share of attention", "weighted": "weighted by what a key adds"}
 _EFFECTS = {
-    "margin_effect": "safety margin",
+    "margin_effect": "change of the margin",
     "margin_lost": "lost share of it",
     "harm_rate": "harmful replies",
     "harm_lost": "lost share of the reduction",
@@ -44,7 +44,7 @@ _PATHS = {"path_share": "safety margin", "path_harm_share": "sampled replies"}
 _ATTRIBUTIONS = {"parts": "all parts", "heads": "heads"}
 _DOSE_METRICS = {"dose_margin": "safety margin", "dose_harm_rate": "harmful replies"}
 _DILUTIONS = {
-    "dilution_margin": "safety margin",
+    "dilution_margin": "change of the margin",
     "dilution_kl": "KL",
     "dilution_attention": "attention",
     "dilution_control_loss": "damage of length alone",

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 
-from workbench.pages.run_choice import chosen_folder, tell_unfinished
+from workbench.pages.catalogue import BACKBONES
+from workbench.pages.run_choice import listed_runs, run_box, tell_unfinished
 
 if TYPE_CHECKING:
     from workbench.export.probe_runs import ProbeRun
@@ -45,9 +46,18 @@ def chosen_run(*probes: str) -> "ProbeRun | None":
 
         return run.kind in map(run_kind, probes)
 
-    run = chosen_folder(wanted=is_probe, first_run=f"Make one with `{command}`.")
-    if run is None:
+    def rank(run: "RunView") -> int:
+        """Runs of the first probe, and of the default backbone, before others."""
+        from workbench.export.probe_runs import run_kind
+
+        backbone = run.config.get("backbone")
+        name = backbone.get("name") if isinstance(backbone, dict) else None
+        return 2 * (run.kind != run_kind(probes[0])) + (name != BACKBONES[0])
+
+    runs = listed_runs(wanted=is_probe, first_run=f"Make one with `{command}`.")
+    if not runs:
         return None
+    run = run_box(sorted(runs, key=rank))
     if run.status != "finished":
         tell_unfinished(run)
         return None
