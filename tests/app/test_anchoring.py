@@ -82,8 +82,8 @@ def test_captions_of_one_prompt_speak_of_what_is_drawn(open_anchoring: Open) -> 
     assert "Necessity" in captions
     assert "All heads" not in captions
     assert "The stream is" in captions
-    assert "estimate" in app.dataframe[0].value
-    assert "interval" not in " ".join(app.dataframe[0].value)
+    assert "estimate" in app.table[0].value
+    assert "interval" not in " ".join(app.table[0].value)
 
 
 def test_the_shipped_default_anchors_the_first_prompt(open_anchoring: Open) -> None:
@@ -93,7 +93,7 @@ def test_the_shipped_default_anchors_the_first_prompt(open_anchoring: Open) -> N
     assert not app.exception
     assert not app.error, said(app.error)
     assert app.metric[1].value == "open"
-    table = app.dataframe[0].value
+    table = app.table[0].value
     assert set(table["metric"]) == {"margin effect"}
 
 
@@ -178,7 +178,7 @@ def test_a_run_is_shown_with_what_it_measured_and_no_more(
     assert not app.exception
     assert not app.error, said(app.error)
     assert "harmful replies" in app.get("plotly_chart")[0].proto.spec
-    table = app.dataframe[0].value
+    table = app.table[0].value
     assert "1.500 [1.400, 1.600]" in set(table["estimate [95% interval]"])
     assert "–" in set(table["estimate [95% interval]"])
 

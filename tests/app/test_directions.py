@@ -75,7 +75,7 @@ def test_a_live_analysis_is_drawn_with_all_its_files(open_directions: Open) -> N
     assert {"Table (CSV)", "Table (LaTeX)", "All records (CSV)"} <= set(files)
     sites = set(app.selectbox(key="site").options)
     assert {"value state z, planted", "bridge tokens B, untrained"} <= sites
-    assert set(app.dataframe[0].value["metric"]) <= {"instability index", "instability difference"}
+    assert set(app.table[0].value["metric"]) <= {"instability index", "instability difference"}
 
 
 def test_another_place_is_shown_without_another_analysis(
@@ -199,6 +199,28 @@ def test_a_run_of_the_instability_probe(tmp_path: Path, open_directions: Open) -
     assert not app.exception
     assert "0.80" in first_spec(app, "Cosines between contexts")
     assert "States in 2" not in said(app.markdown)  # no states of that layer
+
+
+def test_the_default_backbones_instability_stands_first(
+    tmp_path: Path, open_directions: Open
+) -> None:
+    from workbench.export.probe_runs import run_kind, save_probe
+    from workbench.runs import RunFolder
+
+    for name, probe, backbone in (
+        ("old", "instability", "testbed-llama"),
+        ("other", "instability", "testbed-gpt2"),
+        ("newest", "reliability", "testbed-llama"),
+    ):
+        config = {"backbone": {"name": backbone}}
+        with RunFolder.create(tmp_path / name, kind=run_kind(probe), config=config, seed=0) as run:
+            save_probe(run, instability())
+    app = open_directions(
+        source="a finished run", root="a folder of your own", root_folder=str(tmp_path)
+    )
+    assert not app.exception
+    assert app.selectbox(key="run").value == "old"
+    assert app.selectbox(key="run").options == ["old", "other", "newest"]
 
 
 def test_a_run_of_the_reliability_probe(tmp_path: Path, open_directions: Open) -> None:

@@ -12,6 +12,7 @@ import pytest
 from probes.records import Record, frame_records, records_frame
 from workbench.export.probe_tables import (
     headline,
+    narrow_table,
     readable_table,
     records_csv,
     records_latex,
@@ -43,6 +44,22 @@ def test_the_readable_table_leaves_out_what_nobody_filled() -> None:
     assert not {"head", "context", "x", "p", "ceiling", "guidance"} & set(table.columns)
     assert list(readable_table([PART])["other context"]) == ["role play"]
     assert readable_table([]).empty
+
+
+def test_the_narrow_table_says_once_what_all_rows_share() -> None:
+    table, said = narrow_table([INDEX, MISSING])
+    assert list(table.columns) == [
+        "metric", "site", "layer", "estimator", "estimate [95% interval]", "note",
+    ]  # fmt: skip
+    assert said == (
+        "Of all rows: backbone testbed-llama; contrast harmful vs. harmless prompts; n 40; seed 3; "
+        "intervals by clustered bootstrap."
+    )
+    table, said = narrow_table([INDEX, PART])
+    assert list(table["contrast"]) == ["harmful vs. harmless prompts", ""]
+    assert "seed" not in said
+    assert list(narrow_table([INDEX])[0]["seed"]) == ["3"]
+    assert narrow_table([])[1] == ""
 
 
 def test_csv_keeps_every_digit_and_comes_back() -> None:

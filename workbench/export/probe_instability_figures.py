@@ -239,6 +239,8 @@ def stability_figure(records: Iterable[Record]) -> go.Figure:
         else:
             place = (layerless.index(site) + 1) / (len(layerless) + 1)
             figure.add_traces(_across(flat, layers or [0], place))
+        if all(math.isnan(record.estimate) for record in of_site.values()):
+            figure.data[-1].name += " (not measured)"
     reference_line(figure, 0.0, "unrelated")
     dress(figure, x=LAYER_AXIS, y="stability across contexts (mean corrected cosine)", height=420)
     figure.update_xaxes(dtick=1)

@@ -32,6 +32,7 @@ HEADLINES: dict[str, tuple[str, ...]] = {
 """Metrics of each probe that its summary holds."""
 
 _ESTIMATE, _ALONE = "estimate [95% interval]", "estimate"
+_SAID_ONCE = ("backbone", "guidance", "contrast", "n", "seed")
 _NUMBERS = ("x", _ESTIMATE, _ALONE, "ceiling", "control", "p")
 _EVIDENCE = ("n", "seed", "interval by", "note")
 
@@ -46,6 +47,26 @@ def readable_table(records: Iterable[Record]) -> pd.DataFrame:
     used = [column for column in frame.columns if (frame[column] != "").any()]
     intervals = any(not math.isnan(record.low) for record in records)
     return frame[used].rename(columns={} if intervals else {_ESTIMATE: _ALONE})
+
+
+def narrow_table(records: Sequence[Record]) -> tuple[pd.DataFrame, str]:
+    """The readable table as it fits a page, and a sentence on what was left out of it.
+
+    What is the same in every row, and how intervals were made, is said once.
+    """
+    table = readable_table(records)
+    same = {} if len(table) < 2 else {c: table[c].iloc[0] for c in _SAID_ONCE if _is_one(table, c)}
+    methods = dict.fromkeys(record.ci_method for record in records if record.ci_method)
+    said = [f"{column} {value}" for column, value in same.items()]
+    if methods:
+        said.append(f"intervals by {', or by '.join(methods)}")
+        same["interval by"] = ""
+    kept = table.drop(columns=list(same), errors="ignore")
+    return kept, f"Of all rows: {'; '.join(said)}." if said else ""
+
+
+def _is_one(table: pd.DataFrame, column: str) -> bool:
+    return column in table and table[column].nunique() == 1
 
 
 def records_csv(records: Iterable[Record]) -> str:

@@ -9,9 +9,16 @@ import streamlit as st
 
 from probes.records import Record
 from workbench.export.probe_runs import ProbeRun
-from workbench.export.probe_tables import headline, readable_table, records_csv, records_latex
+from workbench.export.probe_tables import (
+    headline,
+    narrow_table,
+    readable_table,
+    records_csv,
+    records_latex,
+)
 from workbench.pages.widgets import download, figure_block
 
+_MOST_ROWS, _TABLE_HEIGHT = 12, 520
 _LEAST_WIDTH = 620
 """Of a figure, in pixels: ten contexts across can be read, and two stand side by side at 1920."""
 
@@ -97,9 +104,14 @@ def record_tables(records: Sequence[Record], *, stem: str) -> None:
     """The headline as a table, and every record as a file."""
     short = headline(records)
     st.subheader("Numbers", anchor=False)
-    st.dataframe(
-        readable_table(short or records), hide_index=True, width="stretch", key=f"{stem}-records"
+    table, said_once = narrow_table(short or records)
+    # Cells wrap here; a data frame would cut the last columns off at 1280 pixels.
+    high = len(table) > _MOST_ROWS
+    st.table(
+        table, hide_index=True, border="horizontal", height=_TABLE_HEIGHT if high else "content"
     )
+    if said_once:
+        st.caption(said_once)
     with st.container(horizontal=True):
         download(
             "Table (CSV)", lambda: readable_table(short or records).to_csv(index=False),
