@@ -28,6 +28,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from probes.dilution.filler import LAST_TURN, FillerTokens
+from workbench.backbone.masks import additive_mask
 from workbench.backbone.protocol import Backbone, TokenBatch, positions_from_mask
 from workbench.errors import ContextLengthError
 from workbench.svgt.slots import (
@@ -35,7 +36,6 @@ from workbench.svgt.slots import (
     Columns,
     LateWrite,
     States,
-    additive_mask,
     slots_from_others,
     slots_written,
     visible_keys,

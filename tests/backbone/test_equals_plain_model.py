@@ -54,7 +54,8 @@ def test_padded_equals_unpadded_and_batched_equals_single(
 
 def test_cached_equals_uncached(backbone: "TransformerLensBackbone") -> None:
     from workbench.backbone import positions_from_mask
-    from workbench.svgt.slots import additive_mask, visible_keys
+    from workbench.backbone.masks import additive_mask
+    from workbench.svgt.slots import visible_keys
 
     batch = backbone.encode(PROMPTS)
     width = batch.ids.shape[1]

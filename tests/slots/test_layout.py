@@ -69,7 +69,8 @@ def test_queries_see_exactly_the_real_columns_up_to_themselves(case: Case) -> No
 
 @given(cases())
 def test_additive_mask_is_zero_or_the_lowest_number(case: Case) -> None:
-    from workbench.svgt.slots import additive_mask, visible_keys
+    from workbench.backbone.masks import additive_mask
+    from workbench.svgt.slots import visible_keys
 
     visible = visible_keys(*case)
     mask = additive_mask(visible, torch.float32)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -90,6 +90,7 @@ class SlotCache(Cache):
 
     def __init__(self, n_layers: int, capacity: int) -> None:
         self._target = _Target()
+        self._positions: Tensor | None = None
         super().__init__(
             layers=[_SlotLayer(layer, capacity, self._target) for layer in range(n_layers)]
         )
@@ -107,6 +108,21 @@ class SlotCache(Cache):
             yield
         finally:
             self._target.replace, self._target.first_layer = None, 0
+
+    def place(self, positions: Int[Tensor, "batch new"]) -> Int[Tensor, "batch key"]:
+        """Positions of all columns as the coming forward pass will leave them.
+
+        Args:
+            positions: Of the new columns, in the order in which they will be fed.
+        """
+        held = positions[:, :0] if self._positions is None else self._positions.clone()
+        replaced = self._target.replace
+        if replaced is not None:
+            n_replaced = replaced.stop - replaced.start
+            held[:, replaced] = positions[:, :n_replaced]
+            positions = positions[:, n_replaced:]
+        self._positions = torch.cat([held, positions], dim=1)
+        return self._positions
 
     def keys(self, layer: int) -> Float[Tensor, "batch head key d_head"]:
         """Keys held for a block."""

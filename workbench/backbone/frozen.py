@@ -8,7 +8,7 @@ that watch and change a forward pass, logits, and a pass that stops early.
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -22,6 +22,7 @@ from workbench.backbone import watching
 from workbench.backbone.adapters import AdaptedWeights, LinearMap, LinearWeights
 from workbench.backbone.cache import SlotCache
 from workbench.backbone.hashing import hash_tensors, hash_tokenizer
+from workbench.backbone.masks import additive_mask, causal_keys, within_window
 from workbench.backbone.protocol import (
     HiddenKeys,
     MixEdit,
@@ -76,6 +77,7 @@ class FrozenBackbone(ABC):
         weights: The model's own tensors by their checkpoint names, for the fingerprint.
         n_ctx: Most positions a sequence may have.
         eos_ids: Tokens that end a response.
+        windows: By block whose attention slides, how many positions a query sees.
     """
 
     backend: ClassVar[str]
@@ -92,6 +94,7 @@ class FrozenBackbone(ABC):
         weights: Mapping[str, Tensor],
         n_ctx: int,
         eos_ids: tuple[int, ...],
+        windows: Mapping[int, int],
     ) -> None:
         root.eval()
         for parameter in root.parameters():
@@ -109,6 +112,7 @@ class FrozenBackbone(ABC):
         self._sites = sites
         self._keeps_columns = "logits_to_keep" in inspect.signature(plain.forward).parameters
         self._weights = dict(weights)
+        self._windows = dict(windows)
         self._tokens = Tokenization(name, tokenizer, eos_ids)
 
     @property
@@ -225,7 +229,8 @@ class FrozenBackbone(ABC):
             cache: Keys and values of earlier columns, extended in place; needs a full mask.
             columns: Columns whose logits are wanted; all by default.
         """
-        return self._logits(ids, columns, self._inputs(mask, position_ids, cache))
+        with self._inputs(mask, position_ids, cache, range(self.n_layers)) as inputs:
+            return self._logits(ids, columns, inputs)
 
     def logits(self, batch: TokenBatch) -> Float[Tensor, "batch seq vocab"]:
         """Logits of the plain model at every column (meaningless at padded ones)."""
@@ -241,17 +246,26 @@ class FrozenBackbone(ABC):
         cache: SlotCache | None = None,
     ) -> None:
         """Run the blocks up to ``last_layer`` and none above, for the hooks that watch them."""
-        self._run_lower(ids, last_layer, self._inputs(mask, position_ids, cache))
+        with self._inputs(mask, position_ids, cache, range(last_layer + 1)) as inputs:
+            self._run_lower(ids, last_layer, inputs)
 
+    @contextmanager
     def _inputs(
-        self, mask: Tensor, position_ids: Tensor | None, cache: SlotCache | None
-    ) -> dict[str, object]:
+        self,
+        mask: Tensor,
+        position_ids: Tensor | None,
+        cache: SlotCache | None,
+        layers: Sequence[int],
+    ) -> Iterator[dict[str, object]]:
+        """The model's own keyword arguments; within, blocks that slide have masks of their own."""
         if mask.ndim == 2 and cache is not None:
             raise BackboneError("a cached forward needs a full mask (batch, 1, seq, key)")
         if position_ids is None:
             if mask.ndim != 2:
                 raise BackboneError("a forward with a full mask needs explicit position ids")
             position_ids = positions_from_mask(mask)
+        if self._windows and mask.ndim == 2:
+            mask = additive_mask(causal_keys(mask), self.dtype)
         inputs: dict[str, object] = {
             "attention_mask": mask.long() if mask.dtype == torch.bool else mask,
             "position_ids": position_ids,
@@ -260,7 +274,21 @@ class FrozenBackbone(ABC):
             inputs["use_cache"] = False
         else:
             inputs["past_key_values"] = cache
-        return inputs
+        sliding = self._sliding_masks(mask, position_ids, cache, layers)
+        with watching.replace_masks(self._sites, sliding):
+            yield inputs
+
+    def _sliding_masks(
+        self, mask: Tensor, position_ids: Tensor, cache: SlotCache | None, layers: Sequence[int]
+    ) -> dict[int, Tensor]:
+        if not self._windows:
+            return {}
+        keys = position_ids if cache is None else cache.place(position_ids)
+        by_window = {
+            window: within_window(mask, position_ids, keys, window)
+            for window in set(self._windows.values())
+        }
+        return {i: by_window[self._windows[i]] for i in layers if i in self._windows}
 
     def _logits(
         self, ids: Tensor, columns: Sequence[int] | None, inputs: Mapping[str, object]

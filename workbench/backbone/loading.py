@@ -27,6 +27,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from workbench.backbone.frozen import BACKENDS, TRANSFORMER_LENS, FrozenBackbone
 from workbench.backbone.hashing import hash_tensors
+from workbench.backbone.masks import layer_windows
 from workbench.backbone.protocol import Backbone
 from workbench.backbone.transformer_lens import TransformerLensBackbone
 from workbench.errors import BackboneError
@@ -120,6 +121,7 @@ def wrap_model(
     weights: dict[str, Tensor] = dict(model.state_dict(keep_vars=True))
     _check_finite(name, weights)
     config = model.config
+    windows = layer_windows(name, config)
     eos_ids = _eos_ids(model, tokenizer)
     try:
         with _stored(tokenizer) as stored:
@@ -142,6 +144,7 @@ def wrap_model(
         weights=weights,
         n_ctx=n_ctx or _context_length(config),
         eos_ids=eos_ids,
+        windows=windows,
     )
 
 
@@ -344,25 +347,40 @@ def _check_extension(name: str, config: PretrainedConfig, n_ctx: int) -> None:
     stated = _context_length(config)
     if n_ctx < 1:
         raise BackboneError(f"{n_ctx} positions asked of {name}: ask for at least 1")
-    rotary = getattr(config, "rope_parameters", None) is not None
-    if n_ctx > stated and not (rotary and _window(config) is None):
+    if n_ctx > stated and not _counts_on(config):
         raise BackboneError(
-            f"{name} ends at {stated} positions: only rotary positions without a sliding window "
-            "can be counted on; ask for no more, or take such a backbone"
+            f"{name} ends at {stated} positions: only rotary positions whose frequencies do not "
+            "depend on the length can be counted on; ask for no more, or take such a backbone"
         )
 
 
-def _window(config: PretrainedConfig) -> int | None:
-    """Keys a query sees at most, where attention slides."""
-    if not getattr(config, "use_sliding_window", True):
-        return None
-    return getattr(config, "sliding_window", None)
+def _rotations(config: PretrainedConfig) -> list[dict[str, object]]:
+    """How positions are rotated; some models have one way for each kind of block."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    by_block = [item for item in parameters.values() if isinstance(item, dict)]
+    return by_block or ([parameters] if parameters else [])
+
+
+def _counts_on(config: PretrainedConfig) -> bool:
+    """Whether positions are computed, each by itself."""
+    rotations = _rotations(config)
+    moving = [item for item in rotations if item.get("rope_type") in ("dynamic", "longrope")]
+    return bool(rotations) and not moving
 
 
 def _context_length(config: PretrainedConfig) -> int:
-    """Positions a sequence may have; within a sliding window, so that one mask is right."""
+    """Positions a sequence may have, so that no number depends on what comes later.
+
+    LongRoPE changes its frequencies once a sequence passes the original length: keys in a cache,
+    and rows of a batch, would then hold two kinds. So its context ends there. GPT-Neo keeps its
+    sliding window in the attention module and counts it in columns.
+    """
     lengths = [getattr(config, field, None) for field in ("max_position_embeddings", "n_positions")]
-    lengths.append(_window(config))
+    for rotation in _rotations(config):
+        if rotation.get("rope_type") == "longrope":
+            lengths.append(rotation.get("original_max_position_embeddings"))
+    if "local" in (getattr(config, "attention_layers", None) or ()):
+        lengths.append(config.window_size)
     known = [int(length) for length in lengths if length]
     if not known:
         raise BackboneError("the model's configuration states no context length")

@@ -27,6 +27,7 @@ class TransformerLensBackbone(FrozenBackbone):
         weights: The model's own tensors by their checkpoint names, for the fingerprint.
         n_ctx: Most positions a sequence may have.
         eos_ids: Tokens that end a response.
+        windows: By block whose attention slides, how many positions a query sees.
     """
 
     backend: ClassVar[str] = TRANSFORMER_LENS
@@ -40,6 +41,7 @@ class TransformerLensBackbone(FrozenBackbone):
         weights: Mapping[str, Tensor],
         n_ctx: int,
         eos_ids: tuple[int, ...],
+        windows: Mapping[int, int],
     ) -> None:
         shape = ModelShape(
             n_layers=int(bridge.cfg.n_layers),
@@ -58,6 +60,7 @@ class TransformerLensBackbone(FrozenBackbone):
             weights=weights,
             n_ctx=n_ctx,
             eos_ids=eos_ids,
+            windows=windows,
         )
         self._bridge = bridge
 

@@ -331,6 +331,32 @@ def _newest_row(value: object, rows: int) -> object:
     return value
 
 
+def replace_masks(sites: Sites, masks: Mapping[int, Tensor]) -> AbstractContextManager[None]:
+    """Within, the given blocks get their own attention mask instead of the one all share.
+
+    Of a block that runs fewer query rows (see :func:`only_newest_row`) the last ones are meant.
+
+    Raises:
+        HookError: A block did not run, or is handed no attention mask.
+    """
+
+    def giving(layer: int, mask: Tensor) -> Callable[[Inputs], Inputs]:
+        def give(given: Inputs) -> Inputs:
+            args, kwargs = given
+            shared = kwargs.get("attention_mask")
+            if not isinstance(shared, Tensor) or shared.ndim != 4:
+                raise HookError(
+                    f"block {layer} of this architecture is handed no attention mask, so its "
+                    "sliding window cannot be kept"
+                )
+            own = mask[..., -shared.shape[-2] :, :].to(shared.device)
+            return args, {**kwargs, "attention_mask": own}
+
+        return give
+
+    return _attached([(at(sites.inputs, i), giving(i, mask)) for i, mask in masks.items()])
+
+
 @contextmanager
 def edit_scores(
     sites: Sites, layers: Sequence[int], edit: Callable[[Tensor, int], Tensor]

@@ -19,12 +19,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from workbench.backbone.masks import additive_mask
 from workbench.backbone.protocol import Backbone, Prompt, TokenBatch
 from workbench.errors import ConfigError
 from workbench.guidance.protocol import DecoderPass, Guidance, Reading
 from workbench.guidance.receipts import Receipt, ReceiptBook
 from workbench.guidance.sampling import Sampling, choose_tokens, draw_uniforms
-from workbench.svgt.slots import Columns, additive_mask, slot_positions, visible_keys
+from workbench.svgt.slots import Columns, slot_positions, visible_keys
 
 _ANY_PROMPTS: Sequence[Prompt] = ("",)
 """Stands for prompts: a guidance that leaves them alone gives back the same sequence."""

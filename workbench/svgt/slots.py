@@ -24,6 +24,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from workbench.backbone.masks import additive_mask, causal_keys
 from workbench.backbone.protocol import Backbone, TokenBatch, positions_from_mask
 from workbench.errors import ConfigError
 from workbench.svgt.config import Gate, TriggerMode
@@ -197,17 +198,7 @@ def visible_keys(
     real = torch.cat(
         [prompt_mask, prompt_mask.new_ones((len(prompt_mask), n_slots)), response_mask], dim=1
     )
-    width = real.shape[1]
-    causal = torch.ones((width, width), dtype=torch.bool, device=real.device).tril()
-    return causal & real[:, None, :]
-
-
-def additive_mask(
-    visible: Bool[Tensor, "batch query key"], dtype: torch.dtype
-) -> Float[Tensor, "batch 1 query key"]:
-    """The mask that is added to attention scores: 0, or the lowest number of the type."""
-    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return mask.masked_fill(~visible, torch.finfo(dtype).min)[:, None]
+    return causal_keys(real)
 
 
 def slots_from_others(
