@@ -40,6 +40,9 @@ from workbench.errors import BackboneError, ContextLengthError, HookError
 TRANSFORMER_LENS, NNSIGHT = "transformer-lens", "nnsight"
 BACKENDS = (TRANSFORMER_LENS, NNSIGHT)
 """Libraries that watch a model's forward pass; the first is the default."""
+_NORMS_AFTER = {"post_feedforward_layernorm", "post_self_attn_layernorm", "post_mlp_layernorm"}
+"""Norms between a sublayer and the residual stream, as Gemma 2 and 3, OLMo 2 and GLM 4 call them;
+all of these norm both sublayers."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class FrozenBackbone(ABC):
         self.n_heads = shape.n_heads
         self.d_model = shape.d_model
         self.vocab_size = shape.vocab_size
-        self._d_head = shape.d_head
+        self.d_head = shape.d_head
         self._root = root
         self._sites = sites
         self._keeps_columns = "logits_to_keep" in inspect.signature(plain.forward).parameters
@@ -406,13 +409,26 @@ class FrozenBackbone(ABC):
 
         Raises:
             HookError: There is no such layer.
-            BackboneError: The architecture's attention cannot be taken apart by heads.
+            BackboneError: The architecture's attention cannot be taken apart by heads, or what it
+                gives is normed or scaled before it is added to the residual stream.
         """
-        project, width = self._sites.output_projection(layer), self._d_head
+        self._check_added_as_it_is(layer)
+        project, width = self._sites.output_projection(layer), self.d_head
         units = torch.eye(self.n_heads * width, dtype=self.dtype, device=self.device)
         bias = project(torch.zeros_like(units[0])).float()
         weights: Tensor = project(units).float() - bias
         return weights.reshape(self.n_heads, width, self.d_model), bias
+
+    def _check_added_as_it_is(self, layer: int) -> None:
+        block = watching.at(self._sites.blocks, layer)
+        parts = {name.rpartition(".")[2] for name, _ in block.named_modules()}
+        factors = {getattr(module, "residual_multiplier", 1.0) for module in block.modules()}
+        if parts & _NORMS_AFTER or factors != {1.0}:
+            raise BackboneError(
+                f"the blocks of {self.name} norm or scale what their attention gives before they "
+                "add it: a head has no fixed share of the residual stream there, so leave the "
+                "analyses of what single heads write out"
+            )
 
     @torch.no_grad()
     def logit_direction(

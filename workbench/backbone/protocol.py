@@ -105,6 +105,11 @@ class Backbone(Protocol):
         ...
 
     @property
+    def d_head(self) -> int:
+        """Width of a head."""
+        ...
+
+    @property
     def d_model(self) -> int:
         """Width of the residual stream."""
         ...

@@ -192,8 +192,7 @@ class ITI(WithoutSlots):
         artifact = load_artifact(folder, NAME, backbone)
         config = read_config(artifact, ITIConfig, folder)
         heads = (backbone.n_layers, backbone.n_heads)
-        width = backbone.output_map(0)[0].shape[1]
-        shapes = {"shift": (*heads, width), "accuracy": heads}
+        shapes = {"shift": (*heads, backbone.d_head), "accuracy": heads}
         tensors = take_tensors(artifact, shapes, folder)
         return cls(config, tensors["shift"], tensors["accuracy"], artifact.record.about)
 
