@@ -8,7 +8,7 @@ that watch and change a forward pass, logits, and a pass that stops early.
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
@@ -22,7 +22,7 @@ from workbench.backbone import watching
 from workbench.backbone.adapters import AdaptedWeights, LinearMap, LinearWeights
 from workbench.backbone.cache import SlotCache
 from workbench.backbone.hashing import hash_tensors, hash_tokenizer
-from workbench.backbone.masks import additive_mask, causal_keys, within_window
+from workbench.backbone.masks import additive_mask, beyond_window, causal_keys
 from workbench.backbone.protocol import (
     HiddenKeys,
     MixEdit,
@@ -260,7 +260,7 @@ class FrozenBackbone(ABC):
         cache: SlotCache | None,
         layers: Sequence[int],
     ) -> Iterator[dict[str, object]]:
-        """The model's own keyword arguments; within, blocks that slide have masks of their own."""
+        """The model's own keyword arguments; within, blocks that slide hide what is too far."""
         if mask.ndim == 2 and cache is not None:
             raise BackboneError("a cached forward needs a full mask (batch, 1, seq, key)")
         if position_ids is None:
@@ -277,21 +277,17 @@ class FrozenBackbone(ABC):
             inputs["use_cache"] = False
         else:
             inputs["past_key_values"] = cache
-        sliding = self._sliding_masks(mask, position_ids, cache, layers)
-        with watching.replace_masks(self._sites, sliding):
+        with ExitStack() as stack:
+            if self._windows:
+                keys = position_ids if cache is None else cache.place(position_ids)
+                for window in set(self._windows.values()):
+                    sliding = [i for i in layers if self._windows.get(i) == window]
+                    beyond = beyond_window(position_ids, keys, window)
+                    stack.enter_context(self._hidden(sliding, beyond[:, None]))
             yield inputs
 
-    def _sliding_masks(
-        self, mask: Tensor, position_ids: Tensor, cache: SlotCache | None, layers: Sequence[int]
-    ) -> dict[int, Tensor]:
-        if not self._windows:
-            return {}
-        keys = position_ids if cache is None else cache.place(position_ids)
-        by_window = {
-            window: within_window(mask, position_ids, keys, window)
-            for window in set(self._windows.values())
-        }
-        return {i: by_window[self._windows[i]] for i in layers if i in self._windows}
+    def _hidden(self, layers: Sequence[int], hidden: Tensor) -> AbstractContextManager[None]:
+        return self.hide_keys(layers, lambda: hidden)
 
     def _logits(
         self, ids: Tensor, columns: Sequence[int] | None, inputs: Mapping[str, object]

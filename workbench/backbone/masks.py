@@ -30,15 +30,13 @@ def additive_mask(
     return mask.masked_fill(~visible, torch.finfo(dtype).min)[:, None]
 
 
-def within_window(
-    mask: Float[Tensor, "#batch 1 query key"],
+def beyond_window(
     query_positions: Int[Tensor, "batch query"],
     key_positions: Int[Tensor, "batch key"],
     window: int,
-) -> Float[Tensor, "batch 1 query key"]:
-    """The mask, with keys hidden whose position is ``window`` or more behind the query's."""
-    distance = query_positions[:, :, None] - key_positions[:, None, :]
-    return mask.masked_fill((distance >= window)[:, None], torch.finfo(mask.dtype).min)
+) -> Bool[Tensor, "batch query key"]:
+    """Pairs in which the key's position is ``window`` or more behind the query's."""
+    return query_positions[:, :, None] - key_positions[:, None, :] >= window
 
 
 def layer_windows(name: str, config: PretrainedConfig) -> dict[int, int]:

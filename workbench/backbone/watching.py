@@ -331,32 +331,6 @@ def _newest_row(value: object, rows: int) -> object:
     return value
 
 
-def replace_masks(sites: Sites, masks: Mapping[int, Tensor]) -> AbstractContextManager[None]:
-    """Within, the given blocks get their own attention mask instead of the one all share.
-
-    Of a block that runs fewer query rows (see :func:`only_newest_row`) the last ones are meant.
-
-    Raises:
-        HookError: A block did not run, or is handed no attention mask.
-    """
-
-    def giving(layer: int, mask: Tensor) -> Callable[[Inputs], Inputs]:
-        def give(given: Inputs) -> Inputs:
-            args, kwargs = given
-            shared = kwargs.get("attention_mask")
-            if not isinstance(shared, Tensor) or shared.ndim != 4:
-                raise HookError(
-                    f"block {layer} of this architecture is handed no attention mask, so its "
-                    "sliding window cannot be kept"
-                )
-            own = mask[..., -shared.shape[-2] :, :].to(shared.device)
-            return args, {**kwargs, "attention_mask": own}
-
-        return give
-
-    return _attached([(at(sites.inputs, i), giving(i, mask)) for i, mask in masks.items()])
-
-
 @contextmanager
 def edit_scores(
     sites: Sites, layers: Sequence[int], edit: Callable[[Tensor, int], Tensor]
@@ -397,7 +371,8 @@ def hide_keys(
     Args:
         sites: Points of the model.
         layers: The blocks.
-        hidden: Asked when the first block runs; (query, key), or with the axes of the mask.
+        hidden: Asked when a block runs; (query, key), or with the axes of the mask. Where a block
+            runs fewer queries (:func:`only_newest_row`), the last ones are meant.
 
     Raises:
         HookError: A layer does not exist, did not run, or was given no full mask of that shape.
@@ -407,12 +382,14 @@ def hide_keys(
     def exchange(value: object, marked: Tensor) -> object:
         if not isinstance(value, Tensor) or value.ndim != 4 or not value.is_floating_point():
             return value
-        if value.shape[-2:] != marked.shape[-2:]:
+        n_queries, n_keys = value.shape[-2:]
+        if n_keys != marked.shape[-1] or n_queries > marked.shape[-2]:
             return value
         place = (value.data_ptr(), value.shape, value.stride())
         if place not in exchanged:  # the mask is kept, so that no other takes its memory
             lowest = torch.finfo(value.dtype).min
-            exchanged[place] = value, value.masked_fill(marked, lowest)
+            cut = marked[..., -n_queries:, :]
+            exchanged[place] = value, torch.where(cut.to(value.device), lowest, value)
         return exchanged[place][1]
 
     def changer(name: str) -> Callable[[Inputs], Inputs]:
