@@ -33,6 +33,10 @@ class HookError(WorkbenchError):
     """A capture or an overwrite did not fire, or fired with another shape than promised."""
 
 
+class MemoryLimitError(WorkbenchError):
+    """A device has no room for a model, or for a pass of this size."""
+
+
 class NonFiniteError(WorkbenchError):
     """A NaN or an infinity stands where a measured number is needed."""
 

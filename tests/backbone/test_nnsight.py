@@ -163,12 +163,20 @@ def test_what_is_changed(pair: Pair) -> None:
 
 
 def test_heads_and_readout(pair: Pair) -> None:
+    """The families that norm what attention gives refuse the map through either library."""
+    from workbench.errors import BackboneError
+
+    def output_map(model: "FrozenBackbone") -> Tensor:
+        try:
+            return model.output_map(1)[0]
+        except BackboneError:
+            return torch.ones(1)
+
     def run(model: "FrozenBackbone") -> dict[str, Tensor]:
-        weights, _ = model.output_map(1)
         states = model.read_states(prompts(), [model.n_layers - 1])[model.n_layers - 1][:, -1]
         direction, constant = model.logit_direction(states, torch.tensor([3, 5]))
         return {
-            "output map": weights,
+            "output map": output_map(model),
             "attributed logit": (states * direction).sum(-1) + constant,
             "direction": direction,
         }
@@ -317,7 +325,7 @@ def test_values_of_earlier_passes_are_refused(tiny: "FrozenBackbone") -> None:
         if column == 0:
             with tiny.capture_values([0]) as values:
                 tiny.forward(ids[:, :1], **step)
-            assert values[0].shape == (1, tiny.n_heads, 1, tiny._d_head)
+            assert values[0].shape == (1, tiny.n_heads, 1, tiny.d_head)
         else:
             with pytest.raises(HookError, match="without a cache"), tiny.capture_values([0]):
                 tiny.forward(ids[:, 1:], **step)

@@ -23,6 +23,7 @@ from workbench.backbone.adapters import AdaptedWeights, LinearMap, LinearWeights
 from workbench.backbone.cache import SlotCache
 from workbench.backbone.hashing import hash_tensors, hash_tokenizer
 from workbench.backbone.masks import additive_mask, beyond_window, causal_keys
+from workbench.backbone.memory import memory_named
 from workbench.backbone.protocol import (
     HiddenKeys,
     MixEdit,
@@ -40,6 +41,10 @@ from workbench.errors import BackboneError, ContextLengthError, HookError
 TRANSFORMER_LENS, NNSIGHT = "transformer-lens", "nnsight"
 BACKENDS = (TRANSFORMER_LENS, NNSIGHT)
 """Libraries that watch a model's forward pass; the first is the default."""
+_LESS = (
+    "lower the batch size, ask for fewer new tokens or shorter prompts, or load the backbone with "
+    "--dtype bfloat16"
+)
 _NORMS_AFTER = {"post_feedforward_layernorm", "post_self_attn_layernorm", "post_mlp_layernorm"}
 """Norms between a sublayer and the residual stream, as Gemma 2 and 3, OLMo 2 and GLM 4 call them;
 all of these norm both sublayers."""
@@ -284,6 +289,8 @@ class FrozenBackbone(ABC):
                     sliding = [i for i in layers if self._windows.get(i) == window]
                     beyond = beyond_window(position_ids, keys, window)
                     stack.enter_context(self._hidden(sliding, beyond[:, None]))
+            size = " rows of ".join(map(str, position_ids.shape))
+            stack.enter_context(memory_named(f"running {size} tokens on {self.device}", _LESS))
             yield inputs
 
     def _hidden(self, layers: Sequence[int], hidden: Tensor) -> AbstractContextManager[None]:

@@ -23,22 +23,34 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from workbench.backbone.checkpoints import (
+    check_architecture,
+    check_files,
+    check_vocabulary,
+    first_line,
+    unreachable,
+)
 from workbench.backbone.frozen import BACKENDS, TRANSFORMER_LENS, FrozenBackbone
 from workbench.backbone.hashing import hash_tensors
 from workbench.backbone.masks import layer_windows
+from workbench.backbone.memory import memory_named
 from workbench.backbone.protocol import Backbone
 from workbench.backbone.transformer_lens import TransformerLensBackbone
-from workbench.errors import BackboneError
+from workbench.errors import BackboneError, MemoryLimitError
 from workbench.quiet import quiet_libraries
 from workbench.testbed.registry import EMBEDDED, embedded_path
 
 if TYPE_CHECKING:
     from workbench.backbone.nnsight_backbone import NnsightBackbone
 
-# Causal by class name, bidirectional by nature: their "LM heads" are for decoders made of encoders.
-_ENCODERS = ("Bert", "Roberta", "Electra", "XLM", "XLNet", "Camembert", "RemBert", "MegatronBert")
+DTYPES: Mapping[str, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+_SMALLER = "take a smaller model, or hold it in half the memory with --dtype bfloat16"
 
 
 def load_backbone(
@@ -74,12 +86,13 @@ def load_backbone(
     source = _resolve(name)
     with quiet_libraries():
         config = _load_config(name, source)
-        _check_architecture(name, config)
+        check_architecture(name, config)
         if n_ctx is not None:
             _check_extension(name, config, n_ctx)
         model = _load_model(name, source, dtype)
         tokenizer = _load_tokenizer(name, source)
-    model.to(wanted)  # type: ignore[arg-type]
+    with memory_named(f"moving {name} to {wanted}", _SMALLER):
+        model.to(wanted)  # type: ignore[arg-type]
     wrap = wrap_model if backend == TRANSFORMER_LENS else trace_model
     return wrap(name, model, tokenizer, n_ctx=n_ctx)
 
@@ -120,6 +133,7 @@ def wrap_model(
     """
     weights: dict[str, Tensor] = dict(model.state_dict(keep_vars=True))
     _check_finite(name, weights)
+    check_vocabulary(name, _n_rows(model), tokenizer)
     config = model.config
     windows = layer_windows(name, config)
     eos_ids = _eos_ids(model, tokenizer)
@@ -171,6 +185,7 @@ def trace_model(
 
     weights: dict[str, Tensor] = dict(model.state_dict(keep_vars=True))
     _check_finite(name, weights)
+    check_vocabulary(name, _n_rows(model), tokenizer)
     return NnsightBackbone(
         name,
         model,
@@ -178,7 +193,26 @@ def trace_model(
         weights=weights,
         n_ctx=n_ctx or _context_length(model.config),
         eos_ids=_eos_ids(model, tokenizer),
+        windows=layer_windows(name, model.config),
     )
+
+
+def _n_rows(model: PreTrainedModel) -> int:
+    """Rows of the embedding."""
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, Tensor)
+    return len(weight)
+
+
+def parse_dtype(name: str) -> torch.dtype:
+    """The number type of a name.
+
+    Raises:
+        BackboneError: Another name than float32, bfloat16 or float16.
+    """
+    if name not in DTYPES:
+        raise BackboneError(f"unknown number type '{name}': use {', '.join(DTYPES)}")
+    return DTYPES[name]
 
 
 @contextmanager
@@ -247,60 +281,35 @@ def _load_config(name: str, source: str) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except OSError as error:
-        raise _unreachable(name, source, error) from error
+        raise unreachable(name, source, error) from error
     except (ValueError, KeyError) as error:
         raise BackboneError(
-            f"the config.json of {name} cannot be read as a known architecture: {_first(error)}"
+            f"the config.json of {name} cannot be read as a known architecture: {first_line(error)}"
         ) from error
     assert isinstance(config, PretrainedConfig)
     return config
 
 
-def _unreachable(name: str, source: str, error: OSError) -> BackboneError:
-    if Path(source).is_dir():
-        return BackboneError(f"the checkpoint folder {name} cannot be read: {_first(error)}")
-    return BackboneError(
-        f"'{name}' is neither an embedded backbone ({', '.join(EMBEDDED)}) nor a folder, and it "
-        "could not be fetched from the Hugging Face hub: check the id and the network (HF_TOKEN "
-        f"for gated models), or download it and give the folder. ({_first(error)})"
-    )
-
-
-def _check_architecture(name: str, config: PretrainedConfig) -> None:
-    if getattr(config, "is_encoder_decoder", False):
-        raise BackboneError(
-            f"{name} is an encoder-decoder ({config.model_type}): the workbench needs a "
-            "decoder-only language model (GPT, Llama, Qwen, Mistral, ...)"
-        )
-    named = tuple(getattr(config, "architectures", None) or ())
-    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
-    if not any(item in causal and not item.startswith(_ENCODERS) for item in named):
-        raise BackboneError(
-            f"{name} is no causal language model (architectures: {', '.join(named) or 'none'}): "
-            "the workbench needs a decoder-only one (GPT, Llama, Qwen, Mistral, ...)"
-        )
-
-
 def _load_model(name: str, source: str, dtype: torch.dtype) -> PreTrainedModel:
+    check_files(name, source)
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            attn_implementation="eager",
-            output_loading_info=True,
-        )
+        with memory_named(f"loading {name}", _SMALLER):
+            loaded = AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                attn_implementation="eager",
+                output_loading_info=True,
+            )
     except OSError as error:
-        if not Path(source).is_dir():
-            raise _unreachable(name, source, error) from error
-        raise BackboneError(
-            f"{name} has no model.safetensors (pickled .bin weights are not read): {_first(error)}"
-        ) from error
+        raise unreachable(name, source, error) from error
+    except MemoryLimitError:
+        raise
     except Exception as error:  # safetensors and transformers raise many kinds for a broken file
         raise BackboneError(
             f"the weights of {name} cannot be read, the file is truncated or belongs to another "
-            f"configuration: {_first(error)}"
+            f"configuration: {first_line(error)}"
         ) from error
     assert isinstance(loaded, tuple)
     model, report = loaded
@@ -320,7 +329,7 @@ def _load_tokenizer(name: str, source: str) -> PreTrainedTokenizerBase:
     except Exception as error:  # a missing or broken tokenizer raises many kinds
         raise BackboneError(
             f"{name} has no readable tokenizer: put tokenizer.json and tokenizer_config.json "
-            f"beside its weights ({_first(error)})"
+            f"beside its weights ({first_line(error)})"
         ) from error
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     return tokenizer
@@ -395,8 +404,3 @@ def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tupl
         ids = getattr(holder, "eos_token_id", None)
         found.extend(ids if isinstance(ids, list | tuple) else [] if ids is None else [ids])
     return tuple(i for i in dict.fromkeys(map(int, found)) if i < model.config.vocab_size)
-
-
-def _first(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -27,6 +27,7 @@ class NnsightBackbone(FrozenBackbone):
         weights: The model's own tensors by their checkpoint names, for the fingerprint.
         n_ctx: Most positions a sequence may have.
         eos_ids: Tokens that end a response.
+        windows: By block whose attention slides, how many positions a query sees.
 
     Raises:
         BackboneError: An architecture whose parts or scores cannot be found.
@@ -43,6 +44,7 @@ class NnsightBackbone(FrozenBackbone):
         weights: Mapping[str, Tensor],
         n_ctx: int,
         eos_ids: tuple[int, ...],
+        windows: Mapping[int, int],
     ) -> None:
         model.set_attn_implementation("eager")
         parts = parts_of(name, model)
@@ -59,6 +61,7 @@ class NnsightBackbone(FrozenBackbone):
             weights=weights,
             n_ctx=n_ctx,
             eos_ids=eos_ids,
+            windows=windows,
         )
         self._model, self._traced, self._points = model, traced, points
 

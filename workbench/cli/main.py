@@ -48,6 +48,10 @@ import workbench
 from workbench import cli
 from workbench.errors import WorkbenchError
 
+_LESS = (
+    "lower the batch size (--batch-size, or in the configuration), ask for fewer new tokens, or "
+    "hold the backbone in half the memory with --dtype bfloat16"
+)
 EXIT_OK = 0
 EXIT_BUG = 1
 EXIT_MISTAKE = 2
@@ -120,6 +124,8 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, Abort):
         return _fail("interrupted", EXIT_INTERRUPTED, options)
     except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for --help
+            return _fail(f"out of memory: {_LESS} ({error})", EXIT_MISTAKE, options)
         what = f"unexpected {type(error).__name__}: {error}"
         hint = "" if options.debug else f" (a bug; `{PROGRAM} --debug ...` shows the traceback)"
         return _fail(what + hint, EXIT_BUG, options)

@@ -1,0 +1,247 @@
+"""What is wrong with a checkpoint, its source, or the memory for it, is said in one clear line."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+import torch
+from families import write_checkpoint
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from safetensors.torch import load_file, save_file
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint("qwen2", tmp_path_factory.mktemp("sound") / "qwen2")
+
+
+@pytest.fixture
+def folder(sound: Path, tmp_path: Path) -> Path:
+    """A checkpoint that may be damaged."""
+    return Path(shutil.copytree(sound, tmp_path / "qwen2"))
+
+
+@pytest.fixture
+def says() -> Callable[..., str]:
+    """The one line that loading a backbone fails with."""
+    from workbench.backbone import load_backbone
+    from workbench.errors import BackboneError
+
+    def message(source: str | Path, **options: object) -> str:
+        with pytest.raises(BackboneError) as caught:
+            load_backbone(source, **options)  # type: ignore[arg-type]
+        text = str(caught.value)
+        assert "\n" not in text
+        return text
+
+    return message
+
+
+def edit(folder: Path, name: str, **changes: object) -> None:
+    path = folder / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def split(folder: Path) -> list[Path]:
+    """Write the weights as two shards with an index."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    places = {key: names[number % 2] for number, key in enumerate(weights)}
+    for name in names:
+        part = {key: weights[key] for key, place in places.items() if place == name}
+        save_file(part, folder / name, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return [folder / name for name in names]
+
+
+def test_shards_are_read(folder: Path, sound: Path) -> None:
+    """The control: nothing is refused that is sound."""
+    from workbench.backbone import load_backbone
+
+    split(folder)
+    assert load_backbone(folder).weights_hash == load_backbone(sound).weights_hash
+
+
+def test_a_missing_shard_is_named(folder: Path, says: Callable[..., str]) -> None:
+    split(folder)[1].unlink()
+    assert "lacks 1 of the 2 files" in says(folder)
+    assert "model-00002-of-00002.safetensors" in says(folder)
+
+
+def test_a_truncated_shard_is_named(folder: Path, says: Callable[..., str]) -> None:
+    shard = split(folder)[0]
+    shard.write_bytes(shard.read_bytes()[:5000])
+    assert "model-00001-of-00002.safetensors" in says(folder)
+    assert "truncated or damaged" in says(folder)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"weight_map": 3}'])
+def test_a_broken_index(folder: Path, says: Callable[..., str], content: str) -> None:
+    split(folder)
+    (folder / "model.safetensors.index.json").write_text(content)
+    assert "model.safetensors.index.json" in says(folder)
+    assert "is damaged" in says(folder)
+
+
+def test_pickled_weights_are_not_read(folder: Path, says: Callable[..., str]) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    message = says(folder)
+    assert "pickled weights (.bin, .pt) are not read" in message
+    assert "save_pretrained" in message
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq", "fp8"])
+def test_quantised_weights(folder: Path, says: Callable[..., str], method: str) -> None:
+    edit(folder, "config.json", quantization_config={"quant_method": method, "bits": 4})
+    message = says(folder)
+    assert f"quantised ({method})" in message
+    assert "original checkpoint" in message
+
+
+@pytest.mark.parametrize(
+    ("model_type", "architecture", "message"),
+    [
+        ("t5", "T5ForConditionalGeneration", "encoder-decoder (t5)"),
+        ("bert", "BertForMaskedLM", "no causal language model"),
+        ("roberta", "RobertaForCausalLM", "no causal language model"),
+    ],
+)
+def test_no_decoder(
+    folder: Path, says: Callable[..., str], model_type: str, architecture: str, message: str
+) -> None:
+    edit(folder, "config.json", model_type=model_type, architectures=[architecture])
+    assert message in says(folder)
+
+
+def test_blocks_that_hold_no_attention() -> None:
+    from transformers import Qwen3Config
+
+    from workbench.backbone.masks import layer_windows
+    from workbench.errors import BackboneError
+
+    config = Qwen3Config(num_hidden_layers=2)
+    config.layer_types = ["linear_attention", "full_attention"]
+    with pytest.raises(BackboneError, match=r"qwen3.*another kind: linear_attention"):
+        layer_windows("some-hybrid", config)
+
+
+def test_a_tokenizer_with_more_ids_than_rows(folder: Path, says: Callable[..., str]) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([f"extra{number}" for number in range(20)])
+    tokenizer.save_pretrained(folder)
+    message = says(folder)
+    assert "ids up to 310, but the embedding has 302 rows" in message
+
+
+def test_the_tokenizer_of_a_smaller_model(folder: Path, says: Callable[..., str]) -> None:
+    tiny = Path(__file__).parents[1] / "fixtures" / "tiny-gpt2"
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tiny / name, folder / name)
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    message = says(folder)
+    assert "129 tokens for an embedding of 302 rows" in message
+    assert "another model's" in message
+
+
+@pytest.mark.parametrize(
+    ("cause", "parts"),
+    [
+        (
+            GatedRepoError,
+            ("gated", "https://huggingface.co/org/model", "settings/tokens", "hf auth login"),
+        ),
+        (RepositoryNotFoundError, ("no model 'org/model'", "hf auth login")),
+    ],
+)
+def test_the_hub_refuses(
+    says: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    cause: type[Exception],
+    parts: tuple[str, ...],
+) -> None:
+    from transformers import AutoConfig
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("You are trying to\naccess it") from cause("401", response=Mock())  # type: ignore[call-arg]
+
+    monkeypatch.setattr(AutoConfig, "from_pretrained", refuse)
+    message = says("org/model")
+    assert all(part in message for part in parts), message
+
+
+def test_the_hub_is_offline(says: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    message = says("nobody/no-such-model")
+    assert "HF_HUB_OFFLINE is set" in message
+    assert "hf download nobody/no-such-model --local-dir FOLDER" in message
+
+
+def test_an_unknown_number_type() -> None:
+    from workbench.backbone.loading import parse_dtype
+    from workbench.errors import BackboneError
+
+    assert parse_dtype("bfloat16") == torch.bfloat16
+    with pytest.raises(BackboneError, match="unknown number type 'int8': use float32, bfloat16"):
+        parse_dtype("int8")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.\nGPU 0 has ..."),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_out_of_memory_says_what_to_lower(
+    sound: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    from transformers import PreTrainedModel
+
+    from workbench.backbone import load_backbone
+    from workbench.errors import MemoryLimitError
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    backbone = load_backbone(sound)
+    batch = backbone.encode(["the cat", "the dog sat on the mat"])
+    with monkeypatch.context() as patch:
+        patch.setattr(backbone, "_run", fail)
+        with pytest.raises(MemoryLimitError) as caught:
+            backbone.logits(batch)
+    width = batch.ids.shape[1]
+    message = str(caught.value)
+    assert message.startswith(f"out of memory while running 2 rows of {width} tokens on cpu: ")
+    assert "lower the batch size, ask for fewer new tokens" in message
+    assert "\n" not in message
+    monkeypatch.setattr(PreTrainedModel, "to", fail)
+    with pytest.raises(MemoryLimitError, match=r"moving .*qwen2 to cpu: .*--dtype bfloat16"):
+        load_backbone(sound)
+
+
+def test_other_errors_are_not_mistaken_for_it() -> None:
+    from workbench.backbone.memory import memory_named
+
+    with pytest.raises(RuntimeError, match="shapes differ"), memory_named("running", "less"):
+        raise RuntimeError("shapes differ")
+
+
+def test_a_command_that_runs_out_of_memory_ends_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from workbench import backbone
+    from workbench.cli.main import run
+
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(backbone, "load_backbone", fail)
+    assert run(["train", "--backbone", "testbed-llama", "--print-config"]) == 2
+    assert "error: out of memory: lower the batch size" in capsys.readouterr().err

@@ -1,0 +1,165 @@
+"""What can be wrong with a checkpoint or with where it comes from, said in one line each."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from safetensors import SafetensorError, safe_open
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from workbench.errors import BackboneError
+from workbench.testbed.registry import EMBEDDED
+
+# Causal by class name, bidirectional by nature: their "LM heads" are for decoders made of encoders.
+_ENCODERS = ("Bert", "Roberta", "Electra", "XLM", "XLNet", "Camembert", "RemBert", "MegatronBert")
+_DECODERS = "a decoder-only language model (GPT, Llama, Qwen, Mistral, ...)"
+_INDEX = "model.safetensors.index.json"
+_OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+
+
+def check_architecture(name: str, config: PretrainedConfig) -> None:
+    """Refuse what is not a decoder, and weights that are no plain numbers.
+
+    Raises:
+        BackboneError: Encoder-only, encoder-decoder, or quantised.
+    """
+    if getattr(config, "is_encoder_decoder", False):
+        raise BackboneError(
+            f"{name} is an encoder-decoder ({config.model_type}): the workbench needs {_DECODERS}"
+        )
+    named = tuple(getattr(config, "architectures", None) or ())
+    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    if not any(item in causal and not item.startswith(_ENCODERS) for item in named):
+        raise BackboneError(
+            f"{name} is no causal language model (architectures: {', '.join(named) or 'none'}): "
+            f"the workbench needs {_DECODERS}"
+        )
+    quantised = getattr(config, "quantization_config", None)
+    if quantised:
+        method = quantised.get("quant_method", "unknown method")
+        raise BackboneError(
+            f"the weights of {name} are quantised ({method}): slots, heads and adapters need "
+            "weights that are plain numbers. Take the original checkpoint, in half the memory with "
+            "--dtype bfloat16"
+        )
+
+
+def check_files(name: str, source: str) -> None:
+    """Look whether the weights of a folder are all there and can be read; a hub id is left alone.
+
+    Raises:
+        BackboneError: No safetensors, a shard missing or broken, or a broken index.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        return
+    index = folder / _INDEX
+    shards = _indexed(name, index) if index.is_file() else sorted(folder.glob("*.safetensors"))
+    missing = [shard.name for shard in shards if not shard.is_file()]
+    if missing:
+        raise BackboneError(
+            f"{name} lacks {len(missing)} of the {len(shards)} files that {_INDEX} names: "
+            f"{_some(missing)}; download the checkpoint again"
+        )
+    if not shards:
+        raise no_safetensors(name, any(folder.glob("*.bin")) or any(folder.glob("*.pt")))
+    for shard in shards:
+        try:
+            with safe_open(shard, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise BackboneError(
+                f"{shard.name} of {name} cannot be read, it is truncated or damaged ({error}): "
+                "download it again"
+            ) from error
+
+
+def _indexed(name: str, index: Path) -> list[Path]:
+    try:
+        content = json.loads(index.read_text(encoding="utf-8"))
+        files = sorted(set(content["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise BackboneError(
+            f"{_INDEX} of {name} is damaged ({error!r}): download the checkpoint again"
+        ) from error
+    return [index.parent / file for file in files]
+
+
+def no_safetensors(name: str, pickled: bool) -> BackboneError:
+    """What to say where a checkpoint has no safetensors."""
+    if not pickled:
+        return BackboneError(f"{name} has no model.safetensors: download or export it again")
+    return BackboneError(
+        f"{name} has no model.safetensors, and pickled weights (.bin, .pt) are not read, for they "
+        "can run code: take a checkpoint with safetensors, or convert one you trust with "
+        "from_pretrained(...).save_pretrained(...) of transformers"
+    )
+
+
+def check_vocabulary(name: str, n_rows: int, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Look whether a tokenizer can belong to an embedding of so many rows.
+
+    A few rows more than tokens are usual: embeddings are rounded up.
+
+    Raises:
+        BackboneError: Ids without a row, or fewer than half of the rows with a token.
+    """
+    ids = tokenizer.get_vocab().values()
+    highest = max(ids, default=-1)
+    if highest >= n_rows:
+        raise BackboneError(
+            f"the tokenizer of {name} has ids up to {highest}, but the embedding has {n_rows} "
+            "rows: it is another model's, or tokens were added without resizing the embedding"
+        )
+    if 2 * len(set(ids)) < n_rows:
+        raise BackboneError(
+            f"the tokenizer of {name} has {len(set(ids))} tokens for an embedding of {n_rows} "
+            "rows: it is another model's. Put the tokenizer files of this model beside its weights"
+        )
+
+
+def unreachable(name: str, source: str, error: Exception) -> BackboneError:
+    """What to say where a folder or a hub id gave no configuration or weights."""
+    if Path(source).is_dir():
+        return BackboneError(f"the checkpoint folder {name} cannot be read: {first_line(error)}")
+    causes = list(_causes(error))
+    if any(isinstance(cause, GatedRepoError) for cause in causes) or "gated repo" in str(error):
+        return BackboneError(
+            f"{name} is a gated repository: (1) accept its conditions at "
+            f"https://huggingface.co/{source}, (2) make a token that may read it at "
+            "https://huggingface.co/settings/tokens, (3) run `hf auth login`, or set HF_TOKEN, "
+            "and try again"
+        )
+    if any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+        return BackboneError(
+            f"the Hugging Face hub has no model '{name}', or it is private: check the id, and for "
+            "a private one run `hf auth login`, or set HF_TOKEN"
+        )
+    if ".safetensors" in str(error):
+        return no_safetensors(name, pickled=True)
+    offline = [variable for variable in _OFFLINE if os.environ.get(variable, "0") not in ("", "0")]
+    why = f"{offline[0]} is set" if offline else "the network does not answer, or the id is wrong"
+    return BackboneError(
+        f"'{name}' is neither an embedded backbone ({', '.join(EMBEDDED)}) nor a folder nor in the "
+        f"local cache, and it could not be fetched from the Hugging Face hub ({why}): where there "
+        f"is a network run `hf download {source} --local-dir FOLDER`, and give that folder"
+    )
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
