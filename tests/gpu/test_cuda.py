@@ -295,4 +295,5 @@ def test_a_step_that_continues_waits_no_longer_than_without_guidance(
 
     plain = waits(NoGuidance())
     assert plain[0] >= 1  # whether every row has ended
-    assert waits(bridge(card, "paper-fixed", 5)) == plain
+    guided = waits(bridge(card, "paper-fixed", 5))
+    assert all(mine <= others for mine, others in zip(guided, plain, strict=True))
