@@ -29,8 +29,9 @@ of resamples, but no more than the groups less one for each class: few groups le
 
 **Test.** L_r is also what the difference between two sites would become, to first order, if in half
 of the groups the two sites changed their names: the contribution f_g of such a group changes its
-sign. :meth:`Spread.sign_flip_p_value` compares the measured difference to these. Contexts are
-chosen, not drawn, so what is exchanged are groups, never pairs of contexts, which share directions
+sign. :meth:`Spread.sign_flip_p_value` compares the measured difference D to these. What changes its
+sign is f_g with its share D/n of the difference, which f_g, a deviation, lacks: L is lengthened by
+√(1 + D²/(n mean(L²))), without which few groups reject too often. Contexts are chosen, not drawn, so what is exchanged are groups, never pairs of contexts, which share directions
 and would count each prompt many times over.
 """
 
@@ -202,9 +203,14 @@ class Spread:
         """What the quantity exceeds with 95% confidence."""
         return np.asarray(self.estimate - self._quantile(LEVEL, n_groups) * self.error)
 
-    def sign_flip_p_value(self) -> Floats:
+    def sign_flip_p_value(self, *, n_groups: int) -> Floats:
         """Two-sided, of no difference; see the head of this module."""
-        extreme = np.abs(self.linear) >= np.abs(self.estimate) * (1 - 1e-12)
+        scatter = n_groups * (self.linear**2).mean(axis=0)
+        share = np.divide(
+            self.estimate**2, scatter, out=np.zeros_like(scatter), where=np.asarray(scatter) > 0
+        )
+        flipped = np.abs(self.linear) * np.sqrt(1 + share)
+        extreme = flipped >= np.abs(self.estimate) * (1 - 1e-12)
         p_value = (1 + extreme.sum(axis=0)) / (1 + self._n_resamples)
         return np.asarray(np.where(np.isnan(self.error + self.estimate), np.nan, p_value))
 

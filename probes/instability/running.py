@@ -253,7 +253,7 @@ def difference_record(template: Record, one: Instability, two: Instability) -> R
     template = replace(
         template,
         null=0.0,
-        p_value=float(column.spread.sign_flip_p_value()),
+        p_value=float(column.spread.sign_flip_p_value(n_groups=template.n)),
         ci_method=TEST,
         note=joined(template.note, f"over {n_pairs} pairs of contexts"),
     )

@@ -105,7 +105,7 @@ def test_an_interval_needs_its_resamples() -> None:
     spread = Spread.of(values)
     assert np.isnan(spread.error)
     assert np.isnan(spread.bounds(n_groups=60)).all()
-    assert np.isnan(spread.sign_flip_p_value())
+    assert np.isnan(spread.sign_flip_p_value(n_groups=60))
 
 
 @pytest.mark.filterwarnings("error")
@@ -127,18 +127,25 @@ def test_intervals_of_shares_stay_inside_and_end_where_there_is_no_error() -> No
     assert np.isnan([low, high]).all()
 
 
-def test_sign_flips_find_a_difference_and_are_silent_without_one(planted: "type[Plant]") -> None:
-    plan = plan_for(planted, 40, resamples=199)
+@pytest.mark.parametrize("n_groups", [10, 40])
+def test_sign_flips_find_a_difference_and_are_silent_without_one(
+    planted: "type[Plant]", n_groups: int
+) -> None:
+    plan = plan_for(planted, n_groups, resamples=199)
     weights = plan.weights(every_group(plan)).double()
     rng = np.random.default_rng(3)
 
     def p_value(shift: float) -> float:
-        values = torch.from_numpy(rng.normal(shift, size=40))
-        return float(Spread.of(weights @ values / weights.sum(dim=1)).sign_flip_p_value())
+        values = torch.from_numpy(rng.normal(shift, size=n_groups))
+        spread = Spread.of(weights @ values / weights.sum(dim=1))
+        return float(spread.sign_flip_p_value(n_groups=n_groups))
 
-    assert p_value(3.0) == 1 / 200
-    silent = [p_value(0.0) for _ in range(300)]
+    assert p_value(5.0) == 1 / 200
+    silent = np.array([p_value(0.0) for _ in range(800)])
     assert stats.kstest(silent, "uniform").pvalue > 0.01
+    # 800 repetitions know a level of 5% to 0.8 points; without the share of the difference in
+    # what is flipped it would be 8% with 10 groups.
+    assert (silent <= 0.05).mean() < 0.07
 
 
 def test_too_few_groups_are_refused(planted: "type[Plant]") -> None:
