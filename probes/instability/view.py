@@ -9,7 +9,6 @@ from torch import Tensor
 
 from probes.contrasts import ContrastSet
 from probes.directions import DirectionOptions
-from probes.directions.logistic import choose_c
 from probes.instability.config import Effort, InstabilityConfig
 from probes.instability.controls import Permutations
 from probes.instability.plan import ResamplePlan
@@ -120,7 +119,9 @@ class DirectionView:
     def fit(cls, site: SiteView, layer: int, estimator: str, effort: Effort) -> "DirectionView":
         """Fit all resamples and halves of all contexts."""
         samples = site.under(effort)
-        options = tuple(_options(estimator, sample, layer, site.study.seed) for sample in samples)
+        # One rule at every scale. A penalty chosen by validation differs from context to context,
+        # which turns directions by itself and is not in the intervals.
+        options = (DirectionOptions(),) * len(samples)
         fits = tuple(
             fit_frame(estimator, sample, layer, settings)
             for sample, settings in zip(samples, options, strict=True)
@@ -169,15 +170,6 @@ class DirectionView:
             if self.reasons[place]:
                 return f"{self.site.contexts[place]}: {self.reasons[place]}"
         return ""
-
-
-def _options(estimator: str, sample: FrameSample, layer: int, seed: int) -> DirectionOptions:
-    """Settings of an estimator; C of the logistic regression by validation over whole groups."""
-    if estimator != "logistic" or sample.reason_at(layer):
-        return DirectionOptions()
-    states = sample.states[layer : layer + 1]
-    groups = [str(number) for number in sample.group.tolist()]
-    return DirectionOptions(c=choose_c(states, sample.positive, groups, seed=seed))
 
 
 def _reason(estimator: str, sample: FrameSample, layer: int) -> str:

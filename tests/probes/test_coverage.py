@@ -113,18 +113,23 @@ def expected_auroc(plant: "Plant", rng: np.random.Generator, n: int = 20_000) ->
     return float(stats.norm.cdf(plant.signal * along / np.sqrt(2)).mean())
 
 
-def test_difference_of_two_sites(planted: "type[Plant]") -> None:
+@pytest.mark.parametrize(
+    ("estimator", "n_resamples", "n_halves"), [("mean_difference", 40, 4), ("logistic", 20, 2)]
+)
+def test_difference_of_two_sites(
+    planted: "type[Plant]", estimator: str, n_resamples: int, n_halves: int
+) -> None:
     turning = planted(n_pairs=40, width=16, angles=(0.0, 0.5, 1.0))
     steady = planted(n_pairs=40, width=24, angles=(0.0, 0.1, 0.2))
     rng = np.random.default_rng(22)
 
     def one() -> bool:
         sets = [turning.draw(rng), steady.draw(rng, "z:value")]
-        plan = ResamplePlan.draw(sets, n_resamples=40, n_halves=4, rng=rng)
+        plan = ResamplePlan.draw(sets, n_resamples=n_resamples, n_halves=n_halves, rng=rng)
         both = []
         for given in sets:
             samples = frame_samples(given, plan, min_per_class=8)
-            fits = [fit_frame("mean_difference", s, 0, DirectionOptions()) for s in samples]
+            fits = [fit_frame(estimator, s, 0, DirectionOptions()) for s in samples]
             cosines = Cosines.between(
                 torch.stack([f.full for f in fits]), torch.stack([f.halves for f in fits])
             )
