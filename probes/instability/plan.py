@@ -31,8 +31,9 @@ of resamples, but no more than the groups less one for each class: few groups le
 of the groups the two sites changed their names: the contribution f_g of such a group changes its
 sign. :meth:`Spread.sign_flip_p_value` compares the measured difference D to these. What changes its
 sign is f_g with its share D/n of the difference, which f_g, a deviation, lacks: L is lengthened by
-√(1 + D²/(n mean(L²))), without which few groups reject too often. Contexts are chosen, not drawn, so what is exchanged are groups, never pairs of contexts, which share directions
-and would count each prompt many times over.
+√(1 + D²/(n mean(L²))), without which few groups reject too often. Contexts are chosen, not drawn,
+so what is exchanged are groups, never pairs of contexts, which share directions and would count
+each prompt many times over.
 """
 
 from collections import defaultdict
