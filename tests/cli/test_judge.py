@@ -43,12 +43,32 @@ def test_records_summary_and_tables(replies: Path, tmp_path: Path, capsys: Captu
         index="example", columns="judge", values="value"
     )
     assert found["oracle"].tolist()[:2] == [0.0, 1.0]
-    assert pd.isna(found["oracle"].iloc[2]), "the grammar does not know that prompt"
-    assert found["refusal-prefix"].tolist() == [0.0, 1.0, 1.0]
+    assert found["oracle"].isna().tolist() == [
+        False,
+        False,
+        True,
+        True,
+    ]  # no reply; no known prompt
+    assert found["refusal-prefix"].tolist()[:2] == [0.0, 1.0]
+    assert found["refusal-prefix"].isna().tolist() == [False, False, True, False]
+    assert found["refusal-prefix"].iloc[3] == 1.0
+    silent = records[records["example"] == found.index[2]]
+    assert silent["value"].isna().all()
+    assert set(silent["reason"]) == {"no reply"}
+    unknown = records[(records["example"] == found.index[3]) & (records["judge"] == "oracle")]
+    assert set(unknown["reason"]) == {"the grammar does not know the prompt"}
     rows = folder.read_summary()
     (agreement,) = [row for row in rows if row["metric"] == "agreement"]
     assert (agreement["estimate"], agreement["n"], agreement["n_groups"]) == (1.0, 2, 1)
-    assert (agreement["unscored"], agreement["low"]) == (1, None), "one group carries no interval"
+    assert agreement["low"] is None, "one group carries no interval"
+    assert (agreement["unscored"], agreement["unscored_against"]) == (2, 1)
+    refused = {
+        row["judge"]: row for row in rows if (row["metric"], row["property"]) == ("rate", "refused")
+    }
+    assert {name: (row["n"], row["unscored"]) for name, row in refused.items()} == {
+        "oracle": (2, 2),
+        "refusal-prefix": (3, 1),
+    }
     (accuracy,) = [row for row in rows if row["metric"] == "accuracy"]
     assert (accuracy["judge"], accuracy["against"], accuracy["estimate"]) == (
         "oracle",
@@ -57,7 +77,7 @@ def test_records_summary_and_tables(replies: Path, tmp_path: Path, capsys: Captu
     )
     text = capsys.readouterr().out
     assert "Cohen's kappa" in text
-    assert "3 replies" in text
+    assert "4 examples, 1 without a reply and so unscored" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 100
 
 
@@ -120,4 +140,4 @@ def test_xstest_from_the_command_line(
     assert run(["judge", f"xstest:{path}", "--out", str(tmp_path / "run")]) == 0
     text = capsys.readouterr().out
     assert "left out" in text
-    assert "450 replies" in text
+    assert "450 examples;" in text

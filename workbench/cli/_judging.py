@@ -58,7 +58,7 @@ def split_judges(text: str) -> list[str]:
 
 
 def read_replies(file: str, limit: int | None) -> list[Example]:
-    """The examples of a file or source that hold a reply.
+    """The examples of a file or source; those without a reply stay, to be counted as unscored.
 
     Raises:
         DataError: It cannot be read, or holds no replies.
@@ -67,10 +67,10 @@ def read_replies(file: str, limit: int | None) -> list[Example]:
         examples = load_source(file)
     else:
         examples = read_examples(file)
-    replied = [example for example in examples if example.response is not None][:limit]
-    if not replied:
-        raise DataError(f"{file} holds {len(examples)} examples but no replies to judge")
-    return replied
+    chosen = examples[:limit]
+    if all(example.response is None for example in chosen):
+        raise DataError(f"{file} holds no replies to judge among its {len(chosen)} examples")
+    return chosen
 
 
 def describe(file: str, examples: Sequence[Example], specs: Sequence[str]) -> dict[str, object]:
@@ -125,14 +125,18 @@ def _ask(spec: str, examples: Sequence[Example], run: RunFolder, done: int) -> I
         yield len(chunk)
 
 
-def print_agreement(rows: Sequence[Mapping[str, object]], n_replies: int, out: Path) -> None:
-    """Print one table a metric, the number of replies, and where the rest is."""
+def print_agreement(
+    rows: Sequence[Mapping[str, object]], examples: Sequence[Example], out: Path
+) -> None:
+    """Print one table a metric, the number of examples, and where the rest is."""
     console = output()
     for metric, title in _TABLES.items():
         found = [row for row in rows if row["metric"] == metric]
         if found:
             console.print(_table(title, found, 1.0 if metric == "kappa" else 100.0))
-    console.print(f"{n_replies} replies; every judgement is in {out}")
+    n, missing = len(examples), sum(example.response is None for example in examples)
+    without = f", {missing} without a reply and so unscored" if missing else ""
+    console.print(f"{n} example{'s' * (n != 1)}{without}; every judgement is in {out}")
 
 
 def _records(

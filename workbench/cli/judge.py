@@ -22,8 +22,8 @@ stands in the environment variable SVGT_JUDGE_API_KEY:
   workbench judge replies.jsonl --judges "oracle,endpoint:MODEL@https://host/v1" --out runs/judged
 
 Judges: oracle, refusal-prefix, wildguard:PATH, harmbench:PATH, llama-guard:PATH, beaver-dam:PATH,
-strongreject:PATH (a checkpoint folder or hub id), endpoint:MODEL@URL. What a judge cannot tell
-stays unscored and is counted.
+strongreject:PATH (a checkpoint folder or hub id), endpoint:MODEL@URL. What a judge cannot tell,
+and an example without a reply, stays unscored and is counted.
 
 OUT gets metrics.parquet (every judgement), summary.json (rates, agreement, accuracy, with 95%
 intervals) and run.json. After an interruption the same command with --resume goes on where it
@@ -41,7 +41,7 @@ def judge(
     out: Annotated[Path, typer.Option(help="A new folder for the results.")],
     judges: Annotated[str, typer.Option(help="Separated by commas.")] = "refusal-prefix",
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first so many replies.")
+        int | None, typer.Option(min=1, help="Only the first so many examples.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the bootstrap.")] = 0,
     resume: Annotated[
@@ -67,4 +67,4 @@ def judge(
             rows = run.read_summary()
         else:
             rows = judge_all(examples, specs, run)
-    print_agreement(rows, len(examples), out)
+    print_agreement(rows, examples, out)

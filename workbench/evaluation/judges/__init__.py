@@ -6,7 +6,7 @@ measurements and is left out of every average; it never counts as a no. ``judge_
 """
 
 from workbench.evaluation.judges.oracle import OracleJudge
-from workbench.evaluation.judges.protocol import UNSCORED, Judge, Judgement, unscored
+from workbench.evaluation.judges.protocol import Judge, Judgement, unscored
 from workbench.evaluation.judges.refusal_prefix import (
     REFUSAL_PREFIXES,
     SYMPATHY,
@@ -18,7 +18,6 @@ __all__ = [
     "JUDGES",
     "REFUSAL_PREFIXES",
     "SYMPATHY",
-    "UNSCORED",
     "Judge",
     "Judgement",
     "OracleJudge",

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from workbench.data.example import Example
-from workbench.evaluation.judges.protocol import Judgement, unscored
+from workbench.evaluation.judges.protocol import NO_REPLY, Judgement, unscored
 
 AskAll = Callable[[Sequence[Example]], list[Judgement]]
 Refuse = Callable[[Example], str | None]
@@ -37,5 +37,5 @@ def request(example: Example) -> str:
 
 def _reason(example: Example, refuse: Refuse) -> str | None:
     if not (example.response or "").strip():
-        return "no reply"
+        return NO_REPLY
     return refuse(example)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from workbench.data.example import Conversation, Example
-from workbench.evaluation.judges.protocol import UNSCORED, Judgement
+from workbench.evaluation.judges.protocol import NO_REPLY, Judgement, unscored
 from workbench.testbed.intents import Intent, find_intent
 from workbench.testbed.oracle import judge as ask_oracle
 
@@ -24,9 +24,11 @@ class OracleJudge:
         return [self._judge_one(example) for example in examples]
 
     def _judge_one(self, example: Example) -> Judgement:
+        if example.response is None:
+            return unscored(NO_REPLY)
         intent = _asked(example.prompt)
-        if intent is None or example.response is None:
-            return UNSCORED
+        if intent is None:
+            return unscored("the grammar does not know the prompt")
         verdict = ask_oracle(intent, example.response)
         return Judgement(verdict.harmful, verdict.refused, verdict.degenerate, verdict.on_topic)
 

@@ -28,7 +28,8 @@ class Judgement:
     reason: str = field(default="", compare=False)
 
 
-UNSCORED = Judgement()
+NO_REPLY = "no reply"
+"""Why an example without a response is unscored."""
 
 
 def unscored(reason: str) -> Judgement:
