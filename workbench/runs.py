@@ -40,7 +40,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from workbench.config import from_mapping, to_mapping
-from workbench.errors import ConfigError, FolderInUseError, RunError
+from workbench.errors import ConfigError, FolderInUseError, RunError, WorkbenchError
 
 RUN_FILE = "run.json"
 METRICS_FILE = "metrics.parquet"
@@ -298,22 +298,25 @@ class RunRecord:
     Attributes:
         kind: what made the folder, for example "train".
         seed: the seed every generator of the run was derived from.
-        status: "running" until :meth:`RunFolder.finish`; a killed run stays "running".
+        status: "running" until :meth:`RunFolder.finish`; "failed" where an error ended the run,
+            until it is resumed; a killed or interrupted run stays "running".
         config: the full configuration, as JSON.
         provenance: see :func:`provenance`, at creation.
         resumed: the provenance of every later process that continued the run.
         finished: UTC time of the end, null before.
         files: relative file name to SHA-256, of everything in the folder at the end.
+        failure: what ended a failed run, in one line; null otherwise.
     """
 
     kind: str
     seed: int
-    status: Literal["running", "finished"]
+    status: Literal["running", "finished", "failed"]
     config: Mapping[str, object]
     provenance: Mapping[str, object]
     resumed: tuple[Mapping[str, object], ...] = ()
     finished: str | None = None
     files: Mapping[str, str] = field(default_factory=dict)
+    failure: str | None = None
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -327,8 +330,9 @@ class RunFolder:
     """One folder with what one command produced; see the module's docstring for its content.
 
     Made by :meth:`create` (owns the folder until closed) or :meth:`open` (reads only). As a
-    context manager it marks the run finished on a clean exit, leaves it "running" (and so
-    resumable) on an exception, and gives the folder free in both cases::
+    context manager it marks the run finished on a clean exit, failed (with the reason) on an
+    error, leaves it "running" on an interrupt, and gives the folder free in all cases. What is not
+    finished can be resumed::
 
         with RunFolder.create(out, kind="train", config=to_mapping(config), seed=0) as run:
             run.append_metrics([{"step": 1, "metric": "loss", "value": 0.7}])
@@ -434,8 +438,13 @@ class RunFolder:
             raise RunError(
                 f"cannot resume {path}, its run was started differently: {'; '.join(differences)}"
             )
-        if found.status == "running":
-            found = replace(found, resumed=(*found.resumed, wanted.provenance))
+        if found.status != "finished":
+            found = replace(
+                found,
+                status="running",
+                failure=None,
+                resumed=(*found.resumed, wanted.provenance),
+            )
             _write_record(path, found)
         return found
 
@@ -541,6 +550,8 @@ class RunFolder:
         try:
             if error is None and self._lock is not None:
                 self.finish()
+            elif isinstance(error, Exception) and self._lock is not None:
+                self._fail(error)
         finally:
             self.close()
 
@@ -552,6 +563,14 @@ class RunFolder:
         """
         kept = self.record.files.items()
         return [name for name, sha256 in kept if file_sha256(self.file(name)) != sha256]
+
+    def _fail(self, error: Exception) -> None:
+        """Say why the run ended; an error met on the way there must not hide the first one."""
+        kind = "" if isinstance(error, WorkbenchError) else f"{type(error).__name__}: "
+        if self.record.status == "running":
+            self.record = replace(self.record, status="failed", failure=kind + _one_line(error))
+            with suppress(RunError):
+                _write_record(self.path, self.record)
 
     def _require_ownership(self) -> None:
         if self._lock is None:

@@ -160,8 +160,19 @@ def test_a_system_prompt_is_counted_and_is_there_or_not(
     app = open_playground(own=f"system-prompt:{method_folders['system-prompt']}")
     assert not app.error, said(app.error)
     assert "of the guidance" in said(app.markdown)
-    app.slider(key="strength").set_value(0.5).run()
-    assert "there (1) or not (0)" in said(app.error)
+    assert not [slider for slider in app.slider if slider.key == "strength"]
+    answers = []
+    for on in (True, False):
+        app.toggle(key="switch").set_value(on).run()
+        app.button(key="generate").click().run()
+        assert not app.error, said(app.error)
+        table = app.dataframe[0].value
+        names = list(table["guidance"].unique())
+        assert names == ["none", "system-prompt"]
+        answers.append([table.loc[table["guidance"] == n, "token"].tolist() for n in names])
+        assert f"system-prompt: {'on' if on else 'off'};" in said(app.caption)
+    assert answers[0][0] != answers[0][1]
+    assert answers[1][0] == answers[1][1]
 
 
 def test_knobs_without_effect_are_switched_off_and_say_why(open_playground: Open) -> None:

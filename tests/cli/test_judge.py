@@ -92,6 +92,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
         patch.setattr(RefusalPrefixJudge, "judge", lambda self, examples: 1 / 0)
         assert run(command(replies, broken)) == 1
     assert set(pd.read_parquet(broken / "metrics.parquet")["judge"]) == {"oracle"}
+    record = RunFolder.open(broken).record
+    assert (record.status, record.failure) == ("failed", "ZeroDivisionError: division by zero")
     assert run(command(replies, broken, "--resume")) == 0
     assert (broken / "summary.json").read_bytes() == (whole / "summary.json").read_bytes()
     pd.testing.assert_frame_equal(

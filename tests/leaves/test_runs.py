@@ -256,7 +256,46 @@ def test_a_reader_cannot_write(tmp_path: Path) -> None:
             write()
 
 
-def test_a_failed_run_can_be_resumed_and_keeps_its_history(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RunError("the disk is full"), "the disk is full"),
+        (ZeroDivisionError("division\nby zero"), "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_run_that_an_error_ended_says_why_until_it_is_resumed(
+    tmp_path: Path, error: Exception, reason: str
+) -> None:
+    def fail() -> None:
+        with create(tmp_path / "run") as run:
+            run.write_summary([])
+            raise error
+
+    with pytest.raises(type(error)):
+        fail()
+    failed = RunFolder.open(tmp_path / "run").record
+    assert (failed.status, failed.failure, failed.finished) == ("failed", reason, None)
+    assert not RunFolder.is_owned(tmp_path / "run")
+    with pytest.raises(RunError, match=r"already holds a run \(train, failed\)"):
+        create(tmp_path / "run")
+    with create(tmp_path / "run", resume=True) as run:
+        assert (run.record.status, run.record.failure) == ("running", None)
+    record = RunFolder.open(tmp_path / "run").record
+    assert (record.status, record.failure, len(record.resumed)) == ("finished", None, 1)
+
+
+def test_an_error_after_the_end_leaves_a_finished_run_finished(tmp_path: Path) -> None:
+    def fail() -> None:
+        with create(tmp_path / "run") as run:
+            run.finish()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert RunFolder.open(tmp_path / "run").record.status == "finished"
+
+
+def test_an_interrupted_run_can_be_resumed_and_keeps_its_history(tmp_path: Path) -> None:
     def fail() -> None:
         with create(tmp_path / "run") as run:
             run.append_metrics([{"step": 1}, {"step": 2}])

@@ -58,7 +58,11 @@ def generate(
     ] = False,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the sampling.")] = 0,
     strength: Annotated[
-        float, typer.Option(help="Factor on the guidance's own strength; 1 as trained or fitted.")
+        float,
+        typer.Option(
+            help="Factor on the guidance's own strength; 1 as trained or fitted. A system prompt "
+            "is on (1) or off (0)."
+        ),
     ] = 1.0,
     refresh: Annotated[
         int, typer.Option(min=0, help="New tokens between two writes of the bridge; 0: once.")

@@ -12,6 +12,9 @@ METHOD_NAMES: dict[str, str] = {
 }
 """By the name that commands use; in their order."""
 
+SWITCHES: frozenset[str] = frozenset({"system-prompt"})
+"""Methods whose strength is a switch: 1 or 0, and nothing between or beyond."""
+
 
 def guidance_text(spelled: str) -> str:
     """A guidance as a person reads it; ``svgt:paper`` becomes *SVGT, paper*."""
@@ -20,6 +23,11 @@ def guidance_text(spelled: str) -> str:
         return "unguided"
     name = "SVGT" if family == "svgt" else METHOD_NAMES.get(family, family)
     return f"{name}, {config}" if config else name
+
+
+def is_switch(spelled: str) -> bool:
+    """Whether a guidance is there or not, without shades of strength."""
+    return spelled.partition(":")[0] in SWITCHES
 
 
 def family_text(spelled: str) -> str:

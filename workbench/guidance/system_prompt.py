@@ -65,8 +65,8 @@ class SystemPromptConfig:
 def _check_there_or_not(what: str, value: float) -> None:
     if value not in (0, 1):
         raise ConfigError(
-            f"{what} = {value}: a system message is there (1) or not (0); for shades of it write "
-            "another text"
+            f"{what} {value:g}: a system message is a switch, on (strength 1) or off (strength 0); "
+            "for shades of it write another text"
         )
 
 
@@ -88,7 +88,7 @@ class SystemPrompt(WithoutSlots):
     factor: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_there_or_not(f"strength of {NAME}", self.factor)
+        _check_there_or_not(f"{NAME} at strength", self.factor)
 
     @property
     def name(self) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
+from workbench.export.guidance_words import is_switch
 from workbench.pages.catalogue import why_no_refresh
 from workbench.pages.choosing import (
     NO_GUIDANCE,
@@ -92,17 +93,7 @@ def _sidebar() -> tuple[PlaygroundRequest, str, DeltaGenerator]:
 
 def _guidance_knobs(request: PlaygroundRequest) -> PlaygroundRequest:
     st.subheader("Guidance", anchor=False)
-    strength = st.slider(
-        "Strength",
-        0.0,
-        3.0,
-        value=request.strength,
-        step=0.1,
-        key="strength",
-        bind="query-params",
-        disabled=request.guidance == NO_GUIDANCE,
-        help="1 as trained or fitted, 0 none; for SVGT, 0 is the bridge at rest.",
-    )
+    strength = _strength_knob(request)
     useless = why_no_refresh(request.backbone, request.guidance)
     refresh = st.selectbox(
         "Refresh every r tokens",
@@ -127,6 +118,31 @@ def _guidance_knobs(request: PlaygroundRequest) -> PlaygroundRequest:
     if useless is not None:  # what has no effect is no other request
         return replace(request, strength=strength)
     return replace(request, strength=strength, refresh=_REFRESH[refresh], momentum=beta)
+
+
+def _strength_knob(request: PlaygroundRequest) -> float:
+    """The factor on the guidance: a switch where it is there or not, else a slider."""
+    if is_switch(request.guidance):
+        on = st.toggle(
+            "System message",
+            value=request.strength != 0,
+            key="switch",
+            bind="query-params",
+            help="On or off: a message has no strength between. For shades of it, fit another "
+            "text with `workbench fit system-prompt --config`.",
+        )
+        return float(on)
+    return st.slider(
+        "Strength",
+        0.0,
+        3.0,
+        value=request.strength,
+        step=0.1,
+        key="strength",
+        bind="query-params",
+        disabled=request.guidance == NO_GUIDANCE,
+        help="1 as trained or fitted, 0 none; for SVGT, 0 is the bridge at rest.",
+    )
 
 
 def _sampling_knobs(request: PlaygroundRequest) -> tuple[PlaygroundRequest, str]:

@@ -10,7 +10,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from workbench.errors import WorkbenchError
-from workbench.export.guidance_words import family_text
+from workbench.export.guidance_words import family_text, is_switch
 from workbench.export.responses import ResponseRecord, trace_frame
 from workbench.export.token_html import copy_html, legend_html, prompt_html, tokens_html
 from workbench.export.trace_figures import (
@@ -222,6 +222,8 @@ def _made_with(result: _Result) -> str:
             "and there is no bridge to show."
         )
     knobs = f"strength {request.strength:g}"
+    if is_switch(request.guidance):
+        knobs = "on" if request.strength else "off"
     if result.module is not None and result.module.trigger.mode == "current":
         knobs += f", refresh {_refresh_text(request.refresh)}, β = {request.momentum:g}"
     scores = (
