@@ -151,6 +151,12 @@ def test_a_truncated_module(
     assert "svgt.safetensors" in line
 
 
+def test_a_system_prompt_is_a_switch(capsys: Captured) -> None:
+    asked = ["--backbone", "testbed-llama", "--guidance", "system-prompt", *ASK]
+    line = mistake(capsys, *asked, "--strength", "0.5")
+    assert "system-prompt at strength 0.5: a system message is a switch" in line
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [

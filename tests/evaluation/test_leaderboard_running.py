@@ -1,5 +1,6 @@
 """Whole leaderboards of methods whose effect is known, and folders that survive a kill."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -8,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pytest
 
-from workbench.errors import CheckpointError, ConfigError, RunError
+from workbench.errors import CheckpointError, ConfigError, DataError, RunError
 from workbench.evaluation.benchmark import EvaluationConfig
 from workbench.evaluation.leaderboard.costs import CostConfig
 from workbench.evaluation.leaderboard.engines import LocalEngine
 from workbench.evaluation.leaderboard.entering import Entering
+from workbench.evaluation.leaderboard.leakage import check_leakage
 from workbench.evaluation.leaderboard.plan import RUN_KIND, BackboneSource, Plan, PromptPlan
 from workbench.evaluation.leaderboard.running import (
     COMPARISONS_FILE,
@@ -22,10 +24,12 @@ from workbench.evaluation.leaderboard.running import (
     run_leaderboard,
 )
 from workbench.evaluation.leaderboard.scoring import COLUMNS
+from workbench.evaluation.leaderboard.work import shared_backbone
 from workbench.guidance.registry import GuidanceSpec
 from workbench.runs import RunFolder, read_json
 from workbench.svgt.checkpoint import save_value_module
 from workbench.svgt.curriculum.recipe import DataConfig
+from workbench.testbed.splits import VALIDATION_SPLITS
 
 if TYPE_CHECKING:
     from conftest import TinyModel
@@ -115,8 +119,46 @@ def test_a_method_of_known_effect_has_the_known_numbers(
     summary = read_json(out / "summary.json")
     assert len(summary["rows"]) == len(table)
     assert {row["seed"] for row in summary["rows"]} == {None, 0, 1}
-    assert summary["notes"] == ["svgt takes no part: nothing is tested against it"]
+    assert summary["notes"][0] == "svgt takes no part: nothing is tested against it"
+    looked = summary["contamination"]
+    assert (looked["exact"], looked["n_test"]) == (0, 3 * 4 * len(SPLITS))
+    assert summary["notes"][1].startswith("0 of 24 test prompts stand word for word among the")
+    assert (
+        looked["n_learned"] > 100
+    )  # the validation prompts of tuning, and what seed 1 is fitted on
     assert RunFolder.open(out).record.status == "finished"
+
+
+def test_test_prompts_that_a_method_was_tuned_or_trained_on_are_refused(
+    tiny: "TinyModel", planted: ModuleType, tuned: Path, tmp_path: Path
+) -> None:
+    plan = plan_of(tiny, tmp_path / "run", "planted", tuned)
+    assert check_leakage(plan).exact == 0
+    leaking = dataclasses.replace(plan, prompts=PromptPlan((VALIDATION_SPLITS[0],), 16, 0))
+    with pytest.raises(DataError, match=r"(\d+) of 48 test prompts stand word for word"):
+        check_leakage(leaking)
+    with pytest.raises(DataError, match="stand word for word"):
+        run(leaking, tmp_path / "run")
+    failed = RunFolder.open(tmp_path / "run").record
+    assert failed.status == "failed"
+    assert "stand word for word" in str(failed.failure)
+    assert not (tmp_path / "run" / "fitted").exists()
+    other_seed = dataclasses.replace(plan, prompts=PromptPlan((VALIDATION_SPLITS[0],), 1, 7))
+    assert check_leakage(other_seed).n_test == 3
+
+
+def test_shipped_modules_and_methods_say_what_they_learned_from() -> None:
+    source = BackboneSource("testbed-llama")
+    backbone = shared_backbone(source)
+    entries = Entering(backbone, 1, Path("unused")).enter("svgt,svgt:paper,caa,dpo")
+    plan = Plan(
+        source, backbone.name, backbone.weights_hash, entries.entrants, PromptPlan(SPLITS, 40, 0),
+        DECODING, DataConfig(),
+    )  # fmt: skip
+    found = check_leakage(plan)
+    assert (found.exact, found.n_test, found.unknown) == (0, 240, ())
+    assert found.n_learned > 3000
+    assert found.near < 5
 
 
 def test_a_killed_run_goes_on_and_ends_the_same(

@@ -103,9 +103,9 @@ def test_off_is_off_and_on_changes_the_reply(world: "TransformerLensBackbone") -
 @pytest.mark.parametrize("factor", [-1.0, 0.5, 2.0])
 def test_only_there_or_not_there(factor: float) -> None:
     guidance = SystemPrompt(SystemPromptConfig(TEXT))
-    with pytest.raises(ConfigError, match=r"is there \(1\) or not \(0\)"):
+    with pytest.raises(ConfigError, match=r"is a switch, on .* or off"):
         guidance.scaled(factor)
-    with pytest.raises(ConfigError, match=r"is there \(1\) or not \(0\)"):
+    with pytest.raises(ConfigError, match=r"is a switch, on .* or off"):
         SystemPromptConfig(TEXT, factor)
 
 
@@ -159,7 +159,7 @@ def test_saved_and_loaded(
         SystemPrompt.load(tmp_path, backbone)
     record = tmp_path / "guidance.json"
     record.write_text(record.read_text().replace('"strength": 1.0', '"strength": 0.3'))
-    with pytest.raises(CheckpointError, match="is there"):
+    with pytest.raises(CheckpointError, match="is a switch"):
         SystemPrompt.load(tmp_path, world)
 
 

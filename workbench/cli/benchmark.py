@@ -12,7 +12,8 @@ _HELP = """Compare methods of guidance: one benchmark, one decoder, one judge, s
 Every method gets the same prompts of the embedded world's test splits. A method's seed decides its
 fit and the random numbers of its replies. Measured are harm, success of jailbreaks, refusals,
 over-refusal, broken replies, perplexity, diversity, and time and memory beside the plain model;
-every method is tested against svgt, paired by prompt, with Holm's correction.
+every method is tested against svgt, paired by prompt, with Holm's correction. A test prompt that
+stands word for word in what a method learned from or was tuned on is refused.
 
 Example:
 

@@ -6,7 +6,8 @@
     metrics.parquet          all measurements, replies.parquet all texts
     leaderboard.parquet      estimates with intervals
     comparisons.parquet      every method against SVGT
-    summary.json             ``rows`` (the leaderboard), ``comparisons``, ``costs``, ``notes``
+    summary.json             ``rows`` (the leaderboard), ``comparisons``, ``costs``,
+                             ``contamination`` (training prompts among the test's), ``notes``
 
 Only this process writes into the folder, except for fitted methods, which the worker that fitted
 them writes whole. Tables are made from the shards in the plan's order, so they do not depend on who
@@ -19,12 +20,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from workbench.config import to_mapping
 from workbench.data.example import Conversation
 from workbench.evaluation.benchmark import Shard
 from workbench.evaluation.leaderboard.comparing import compare
 from workbench.evaluation.leaderboard.costs import COLUMNS as COST_COLUMNS
 from workbench.evaluation.leaderboard.costs import CostConfig, measure_costs
 from workbench.evaluation.leaderboard.engines import Engine
+from workbench.evaluation.leaderboard.leakage import Leakage, check_leakage
 from workbench.evaluation.leaderboard.plan import Entrant, Plan, ShardKey
 from workbench.evaluation.leaderboard.scoring import (
     ALL_SPLITS,
@@ -97,15 +100,17 @@ def run_leaderboard(
         The rows of ``leaderboard.parquet``.
 
     Raises:
+        DataError: A test prompt stands among what a method learned from.
         WorkbenchError: A method cannot be fitted, or the folder cannot be written.
     """
+    leakage = check_leakage(plan)
     with engine:
         _fit(plan, engine, on_progress)
         measured = _measure(plan, run, engine, on_progress)
     cost_table = _costs(plan, run, costs, on_progress)
     run.write_metrics(measured.measurements)
     write_parquet(run.file(REPLIES_FILE), measured.replies)
-    return _score(plan, run, measured, cost_table, n_resamples)
+    return _score(plan, run, measured, cost_table, leakage, n_resamples)
 
 
 def _fit(plan: Plan, engine: Engine, on_progress: OnProgress) -> None:
@@ -183,7 +188,12 @@ def _harmless_prompts(plan: Plan) -> list[Conversation]:
 
 
 def _score(
-    plan: Plan, run: RunFolder, measured: Shard, costs: pd.DataFrame, n_resamples: int
+    plan: Plan,
+    run: RunFolder,
+    measured: Shard,
+    costs: pd.DataFrame,
+    leakage: Leakage,
+    n_resamples: int,
 ) -> list[SummaryRow]:
     derived = with_derived(measured.measurements)
     rows = leaderboard_rows(derived, measured.replies, plan.methods, n_resamples=n_resamples)
@@ -197,7 +207,8 @@ def _score(
             "rows": rows,
             "comparisons": comparisons.to_dict("records"),
             "costs": costs.to_dict("records"),
-            "notes": [*plan.notes, *_notes(run, costs)],
+            "contamination": to_mapping(leakage),
+            "notes": [*plan.notes, leakage.note(), *_notes(run, costs)],
         },
     )
     return rows
