@@ -39,6 +39,7 @@ STAIRCASE: tuple[tuple[str, ...], ...] = (
 RESERVED: dict[str, tuple[str, ...]] = {
     "streamlit": ("app", "workbench.pages"),
     "plotly": ("app", "workbench.pages", "workbench.export"),
+    "matplotlib": ("workbench.export",),
     "transformer_lens": ("workbench.backbone",),
     "nnsight": ("workbench.backbone",),
     # Nothing is pickled; this one only names the error with which torch refuses a pickle.
