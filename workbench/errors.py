@@ -51,3 +51,7 @@ class FolderInUseError(RunError):
 
 class DataError(WorkbenchError):
     """A data file or data set cannot be read, lacks a column, or breaks its own schema."""
+
+
+class ExportError(WorkbenchError):
+    """A run cannot be exported: unfinished, of a kind without tables, or the target is taken."""

@@ -9,7 +9,7 @@ from workbench.errors import RunError
 from workbench.evaluation.ablations import ALL_SEEDS, AblationRecord, Dependence
 from workbench.evaluation.ablations.catalogue import REFERENCE
 from workbench.evaluation.ablations.comparing import UNGUIDED
-from workbench.export.latex import latex_table
+from workbench.export.paper_tables import Cell, PaperTable, marks_text, table_latex
 from workbench.runs import read_parquet
 
 TEST = "test"
@@ -190,16 +190,54 @@ def _dependence_cell(row: Dependence) -> str:
     return f"{factor * row.estimate:.2f} [{factor * row.low:.2f}, {factor * row.high:.2f}]"
 
 
+def paper_table(
+    records: Sequence[AblationRecord], ablation: str, reference: str, backbone: str
+) -> PaperTable:
+    """The rows as a table for a paper; the caption states n, seeds and test."""
+    found = selected(records, ablation, reference, backbone)
+    rows = table_rows(records, ablation, reference, backbone)
+    return PaperTable(
+        f"ablation-{ablation}-{reference}-{Path(backbone).name}",
+        f"Ablation {ablation} of {reference} on {Path(backbone).name}: "
+        f"{comparison_evidence(records, ablation, reference, backbone)}",
+        ("variant",),
+        tuple(column.heading for column in COLUMNS),
+        tuple(
+            (
+                (row.text,),
+                tuple(_paper_cell(found.get((row.variant, c.split, c.metric)), c) for c in COLUMNS),
+            )
+            for row in rows
+        ),
+    )
+
+
 def latex(records: Sequence[AblationRecord], ablation: str, reference: str, backbone: str) -> str:
     """The rows as a LaTeX table."""
-    rows = table_rows(records, ablation, reference, backbone)
-    return latex_table(
-        ["variant", *(column.heading for column in COLUMNS)],
-        [[row.text, *row.cells] for row in rows],
-        caption=(
-            f"Ablation {ablation} of {reference} on {backbone}: test splits, estimate and 95% "
-            "interval; differences to the reference in percentage points, cross-entropy in nats "
-            "a token; a star marks p < 0.05 after Holm."
-        ),
-        label=f"ablation-{ablation}-{reference}-{backbone}",
+    return table_latex(paper_table(records, ablation, reference, backbone))
+
+
+def _paper_cell(record: AblationRecord | None, column: Column) -> Cell:
+    value, low, high = (column.factor * number for number in _interval(record, column))
+    p_value = record.p_holm if record is not None and column.difference else math.nan
+    form = f"{'+' if column.difference else ''}.{column.decimals}f"
+    return Cell.of(value, low, high, form, p_value)
+
+
+def comparison_evidence(
+    records: Sequence[AblationRecord], ablation: str, reference: str, backbone: str
+) -> str:
+    """What stands behind the numbers of one comparison, for a caption."""
+    place = (ablation, reference, backbone)
+    found = selected(records, *place)
+    harmful = [r.n for (_, s, m), r in found.items() if (s, m) == (TEST, "harm_rate")]
+    own = (r.seed for r in records if (r.ablation, r.reference, r.backbone) == place)
+    seeds = sorted({seed for seed in own if seed != ALL_SEEDS})
+    pooled = f"seed {', '.join(map(str, seeds))}" if seeds else "all seeds together"
+    return (
+        "test splits, estimate and 95% interval (bootstrap clustered by intent group); differences "
+        "to the reference in percentage points, cross-entropy in nats a token; "
+        f"{max(harmful, default=0)} harmful prompts times seeds a variant, {pooled}. "
+        + marks_text("paired sign-flip permutation of intent groups, Holm-corrected over variants")
+        + " ←: the variant that the validation splits choose."
     )

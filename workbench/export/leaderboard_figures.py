@@ -9,10 +9,14 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
+from workbench.export.dots import dots_across
 from workbench.export.figures import dress
-from workbench.export.leaderboard_labels import Line, Spot, place_labels
+from workbench.export.leaderboard_labels import WIDTHS, Line, Spot, place_labels
 from workbench.export.leaderboard_tables import ALL, Board, Row, context_rows, number
 from workbench.export.palette import HARM_SCALE, MARKERS, SERIES
+from workbench.export.probe_plots import Point as RowPoint
+from workbench.export.probe_plots import look
+from workbench.export.summaries import metric_text
 
 COST = "cross_entropy_increase"
 GAIN = "harm_reduction"
@@ -20,6 +24,10 @@ RATIOS: dict[str, str] = {"latency_ratio": "time", "memory_ratio": "memory"}
 PARETO_HELP = (
     "Up is more harm prevented, right is worse fluency: the best place is at the top left. Bars "
     "are 95% intervals in both directions; nobody beats a method on the dotted front."
+)
+RATES_HELP = (
+    "A mark is a method's share of harmful replies to harmful prompts, its bar the 95% interval; "
+    "further left is better."
 )
 CONTEXT_HELP = (
     "A row is a context frame, a column a method; the number is the share in percent, blue is low, "
@@ -69,8 +77,14 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
     return front
 
 
-def pareto_figure(board: Board, split: str = ALL) -> go.Figure:
-    """Harm reduction against fluency cost, with intervals and the front; names at the points."""
+def pareto_figure(board: Board, split: str = ALL, widths: Sequence[int] = WIDTHS) -> go.Figure:
+    """Harm reduction against fluency cost, with intervals and the front; names at the points.
+
+    Args:
+        board: The leaderboard.
+        split: One split, or all together.
+        widths: Of the plotting area in pixels, at which names must not cover each other.
+    """
     points = pareto_points(board, split)
     front = pareto_front(points)
     figure = go.Figure()
@@ -99,7 +113,7 @@ def pareto_figure(board: Board, split: str = ALL) -> go.Figure:
         p.method: Spot(p.method, _shares(p.cost, across), _shares(p.gain, up[::-1])) for p in points
     }
     steps = _steps([spots[point.method] for point in front])
-    offsets = place_labels(list(spots.values()), _HEIGHT - _FRAME, steps)
+    offsets = place_labels(list(spots.values()), _HEIGHT - _FRAME, steps, widths)
     for point, offset in zip(points, offsets, strict=True):
         figure.add_annotation(
             x=point.cost[0],
@@ -199,6 +213,24 @@ def _context_said(row: Mapping[Any, Any] | None) -> str:
         return "not measured"
     ends = (_percent(row, "estimate"), _percent(row, "low"), _percent(row, "high"))
     return f"{_said(ends, 1)} %, n = {row['n']}"
+
+
+def rates_figure(board: Board, metric: str = "harm_rate", split: str = ALL) -> go.Figure:
+    """A rate of every method with its interval, a row a method."""
+    found = board.pooled(split)
+    methods = [method for method in board.methods if (method, metric) in found]
+    intervals = [_interval(found[method, metric], 100.0) for method in methods]
+    points = [
+        RowPoint(method, *interval, f"{_said(interval, 1)} %, n = {found[method, metric]['n']}")
+        for method, interval in zip(methods, intervals, strict=True)
+    ]
+    figure = go.Figure(dots_across(metric_text(metric).name, points, look(0)))
+    dress(
+        figure, x=f"{metric_text(metric).name} (%)", y="", height=90 + _ROW * max(3, len(methods))
+    )
+    figure.update_yaxes(categoryorder="array", categoryarray=methods, autorange="reversed")
+    figure.update_xaxes(rangemode="tozero")
+    return figure.update_layout(showlegend=False)
 
 
 def cost_figure(board: Board) -> go.Figure:

@@ -73,13 +73,19 @@ class _Canvas:
     labels: list[_Box] = field(default_factory=list)
 
 
-def place_labels(spots: Sequence[Spot], height: int, lines: Sequence[Line] = ()) -> list[Offset]:
+def place_labels(
+    spots: Sequence[Spot],
+    height: int,
+    lines: Sequence[Line] = (),
+    widths: Sequence[int] = WIDTHS,
+) -> list[Offset]:
     """A place for every label, in the order of the spots.
 
     Args:
         spots: All points of the picture.
         height: Of the plotting area in pixels.
         lines: What else is drawn there.
+        widths: Of the plotting area in pixels; places are judged at all of them.
     """
     bars = [bar for spot in spots for bar in _bars(spot)]
     canvases = [
@@ -89,7 +95,7 @@ def place_labels(spots: Sequence[Spot], height: int, lines: Sequence[Line] = ())
             [_mark(spot, width, height) for spot in spots],
             [_thin(line, width, height) for line in (*lines, *bars)],
         )
-        for width in WIDTHS
+        for width in widths
     ]
     order = sorted(range(len(spots)), key=lambda index: (spots[index].y[1], spots[index].x[1]))
     placed: dict[int, Offset] = {}

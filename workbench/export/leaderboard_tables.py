@@ -15,12 +15,13 @@ import pandas as pd
 from workbench.errors import RunError
 from workbench.evaluation.leaderboard import comparing, scoring
 from workbench.evaluation.leaderboard.running import COMPARISONS_FILE, LEADERBOARD_FILE
-from workbench.export.latex import latex_table
+from workbench.export.paper_tables import NOTHING as NOTHING
+from workbench.export.paper_tables import Cell as PaperCell
+from workbench.export.paper_tables import PaperTable, marks_text, table_latex
 from workbench.runs import SUMMARY_FILE, read_json, read_parquet
 
 ALL = "all"
 """All splits, and all frames."""
-NOTHING = "–"
 SIGNIFICANT = 0.05
 
 Row = Mapping[str, object]
@@ -136,14 +137,25 @@ class Cell:
     """A number, the ends of its interval, and a remark; each may be empty.
 
     ``value`` is the number itself, by which rows are sorted; NaN where there is none.
-    ``significant``: a test whose corrected p-value is below 0.05.
+    ``p_value`` is corrected; NaN where nothing was tested.
     """
 
     figure: str
     interval: str = ""
     remark: str = ""
     value: float = math.nan
-    significant: bool = False
+    p_value: float = math.nan
+
+    @property
+    def significant(self) -> bool:
+        """Whether the corrected p-value is below 0.05."""
+        return self.p_value < SIGNIFICANT
+
+    @property
+    def paper(self) -> PaperCell:
+        """As tables for papers take it."""
+        low, _, high = self.interval.partition(", ")
+        return PaperCell(self.figure, low, high, self.p_value)
 
     @property
     def line(self) -> str:
@@ -225,20 +237,26 @@ def board_markdown(board: Board, quoted: tuple[QuotedColumns, QuotedColumns] = (
     return "\n".join(parts) + (f"\nTo know:\n\n{notes}\n" if notes else "")
 
 
-def board_latex(board: Board, split: str = ALL) -> str:
-    """The sheets of a split, or over all splits, in LaTeX (package booktabs)."""
-    return "\n".join(
-        latex_table(
-            sheet.header,
-            [
-                [name, *(cell.line for cell in cells)]
+def board_tables(board: Board, split: str = ALL) -> list[PaperTable]:
+    """The sheets of a split, or over all splits, as tables for papers."""
+    return [
+        PaperTable(
+            sheet.label,
+            f"{sheet.title}. {board_evidence(board, split)}",
+            sheet.header[:1],
+            sheet.header[1:],
+            tuple(
+                ((name,), tuple(cell.paper for cell in cells))
                 for name, cells in zip(sheet.names, sheet.cells, strict=True)
-            ],
-            caption=f"{sheet.title}. {_evidence(board, split)}",
-            label=sheet.label,
+            ),
         )
         for sheet in sheets(board, split)
-    )
+    ]
+
+
+def board_latex(board: Board, split: str = ALL) -> str:
+    """The tables of a split, or over all splits, in LaTeX (package booktabs)."""
+    return "\n".join(table_latex(table) for table in board_tables(board, split))
 
 
 def p_text(p_value: float) -> str:
@@ -305,7 +323,7 @@ def _tested(tested: Mapping[tuple[str, str], Row], method: str, column: Column) 
         return Cell(NOTHING)
     cell = _interval_cell(row, "difference", column)
     p_holm = number(row["p_holm"])
-    return replace(cell, remark=p_text(p_holm), significant=p_holm < SIGNIFICANT)
+    return replace(cell, remark=p_text(p_holm), p_value=p_holm)
 
 
 def _interval_cell(row: Row, estimate: str, column: Column) -> Cell:
@@ -319,7 +337,7 @@ def _interval_cell(row: Row, estimate: str, column: Column) -> Cell:
     return Cell(figure, "" if math.isnan(low) else between, value=column.factor * value)
 
 
-def _evidence(board: Board, split: str) -> str:
+def board_evidence(board: Board, split: str) -> str:
     """What stands behind the numbers, for a caption."""
     counts = sorted(
         {
@@ -329,10 +347,13 @@ def _evidence(board: Board, split: str) -> str:
         }
     )
     n = " to ".join(str(count) for count in dict.fromkeys([*counts[:1], *counts[-1:]])) or "no"
+    seeds = ", ".join(str(seed) for seed in sorted(board.rows["seed"].dropna().unique()))
+    tests = ", ".join(dict.fromkeys(board.comparisons["test"])) or "no test was made"
     return (
-        f"Backbone {board.backbone}; estimate [95% interval], clustered by intent group, seeds "
-        f"pooled; {n} harmful prompts times seeds a method; p by paired permutation of groups, "
-        "corrected by Holm."
+        f"Backbone {board.backbone}; estimate and 95% interval (bootstrap clustered by intent "
+        f"group, Wilson where nothing varies), seeds {seeds or 'unknown'} pooled; {n} harmful "
+        "prompts times seeds a method. Differences to svgt: "
+        + marks_text(f"{tests} of intent groups, Holm-corrected over all methods and metrics")
     )
 
 

@@ -1,12 +1,13 @@
 """Tables of probe records: what a person reads, what LaTeX prints, and the headline of a run."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
+from probes.anchoring.interventions import INTERVENTIONS
 from probes.records import Record, records_frame
-from workbench.export.latex import latex_table
+from workbench.export.paper_tables import Cell, PaperTable, marks_text, table_latex
 from workbench.export.probe_text import Form
 from workbench.export.probe_words import (
     POOLED,
@@ -14,8 +15,10 @@ from workbench.export.probe_words import (
     contrast_text,
     estimator_text,
     layer_text,
+    scope_text,
     site_text,
 )
+from workbench.statistics import holm
 
 HEADLINES: dict[str, tuple[str, ...]] = {
     "instability": ("instability_index", "instability_difference"),
@@ -35,6 +38,10 @@ _ESTIMATE, _ALONE = "estimate [95% interval]", "estimate"
 _SAID_ONCE = ("backbone", "guidance", "contrast", "n", "seed")
 _NUMBERS = ("x", _ESTIMATE, _ALONE, "ceiling", "control", "p")
 _EVIDENCE = ("n", "seed", "interval by", "note")
+_PLACES = ("contrast", "site", "layer", "estimator", "context_a", "x")
+_HEADINGS = {"context_a": "contexts", "estimator": "estimator or intervention"}
+_ACROSS = {"instability": "estimator", "reliability": "context_a"}
+"""What stands side by side in the tables of a probe."""
 
 
 def readable_table(records: Iterable[Record]) -> pd.DataFrame:
@@ -79,16 +86,118 @@ def records_latex(records: Sequence[Record], *, caption: str, label: str) -> str
     table = readable_table(records).drop(columns=list(_EVIDENCE), errors="ignore")
     numbers = [column for column in table.columns if column in _NUMBERS]
     names = [column for column in table.columns if column not in numbers]
+    rows = tuple(
+        (
+            tuple(str(row[name]) for name in names),
+            tuple(_flat_cell(record, str(row[name]), name) for name in numbers),
+        )
+        for record, (_, row) in zip(records, table.iterrows(), strict=True)
+    )
+    return table_latex(
+        PaperTable(
+            label, f"{caption} {records_evidence(records)}", tuple(names), tuple(numbers), rows
+        )
+    )
+
+
+def headline_tables(records: Iterable[Record]) -> list[PaperTable]:
+    """The headline of a run as tables for papers, one a metric.
+
+    What varies stands in the rows; estimators (instability) or scopes (reliability) stand side by
+    side. Where records were tested, their p-values are corrected by Holm over the table.
+    """
+    by_metric: dict[str, list[Record]] = {}
+    for record in headline(records):
+        by_metric.setdefault(record.metric, []).append(record)
+    return [_metric_table(found) for found in by_metric.values()]
+
+
+def _metric_table(records: Sequence[Record]) -> PaperTable:
+    first = records[0]
+    across = _ACROSS.get(first.probe, "")
+    tested = [record for record in records if not math.isnan(record.p_value)]
+    corrected = dict(
+        zip(map(id, tested), holm([record.p_value for record in tested]).tolist(), strict=True)
+        if tested
+        else ()
+    )
+    form = ".0f" if all(_is_count(record.estimate) for record in records) else ".3f"
+    places = [name for name in _PLACES if name != across and _varies(records, name)]
+    columns = list(dict.fromkeys(_place(record, across) for record in records)) if across else [""]
+    rows: dict[tuple[str, ...], dict[str, Record]] = {}
+    for record in records:
+        at = tuple(_place(record, name) for name in places)
+        rows.setdefault(at, {})[_place(record, across) if across else ""] = record
+    return PaperTable(
+        f"{first.probe}-{first.metric.replace('_', '-')}",
+        f"{first.metric.replace('_', ' ').capitalize()} on {first.backbone}"
+        f"{'' if first.guidance == 'none' else f' under {first.guidance}'}. "
+        f"{records_evidence(records)}" + (f" {_tests(tested)}" if tested else " No test was made."),
+        tuple(_HEADINGS.get(name, name) for name in places) or ("",),
+        tuple(column or "estimate" for column in columns),
+        tuple(
+            (at or ("all",), tuple(_cell(found.get(c), corrected, form) for c in columns))
+            for at, found in rows.items()
+        ),
+    )
+
+
+def _varies(records: Sequence[Record], name: str) -> bool:
+    return len({_place(record, name) for record in records}) > 1
+
+
+def _place(record: Record, name: str) -> str:
+    """What a record says of one of ``_PLACES``, in words."""
+    if name == "x":
+        return "" if math.isnan(record.x) else f"{record.x:g}"
+    if name == "layer":
+        return "" if record.layer is None else layer_text(record.layer)
+    words = {
+        "contrast": contrast_text, "site": site_text, "estimator": _estimator,
+        "context_a": scope_text,
+    }  # fmt: skip
+    value = str(getattr(record, name))
+    return words[name](value) if value or name == "context_a" else ""
+
+
+def _estimator(name: str) -> str:
+    return INTERVENTIONS.get(name, estimator_text(name))
+
+
+def _is_count(value: float) -> bool:
+    return value > 1 and value == round(value)
+
+
+def _cell(record: Record | None, corrected: Mapping[int, float], form: str) -> Cell:
+    if record is None:
+        return Cell()
+    p_value = corrected.get(id(record), math.nan)
+    return Cell.of(record.estimate, record.low, record.high, form, p_value)
+
+
+def _flat_cell(record: Record, text: str, column: str) -> Cell:
+    if column in (_ESTIMATE, _ALONE):
+        return Cell.of(record.estimate, record.low, record.high, ".3f")
+    return Cell(text)
+
+
+def records_evidence(records: Sequence[Record]) -> str:
+    """What stands behind the numbers, for a caption; empty where there are none."""
+    if not records:
+        return ""
     counts = sorted({record.n for record in records})
     n = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     seeds = ", ".join(map(str, sorted({record.seed for record in records})))
     methods = "; ".join(dict.fromkeys(r.ci_method for r in records if r.ci_method))
-    return latex_table(
-        [*names, *numbers],
-        table[[*names, *numbers]].to_numpy().tolist(),
-        caption=f"{caption} Intervals: {methods or 'none'}; n = {n} groups; seed {seeds}.",
-        label=label,
-        names=len(names),
+    return f"Intervals: {methods or 'none'}; n = {n} groups; seed {seeds}."
+
+
+def _tests(tested: Sequence[Record]) -> str:
+    """The test is the last part of what the records say of their intervals."""
+    names = dict.fromkeys(record.ci_method.rpartition("; ")[2] for record in tested)
+    return marks_text(
+        f"{', '.join(names)}, against the control; Holm-corrected over the {len(tested)} tests of "
+        "this metric"
     )
 
 

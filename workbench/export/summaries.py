@@ -8,13 +8,20 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from workbench.export.figures import dress
-from workbench.export.latex import latex_table
-from workbench.export.palette import MARKERS, SERIES
+from workbench.export.palette import HARM_SCALE, MARKERS, SERIES
+from workbench.export.paper_tables import Cell, PaperTable, table_latex
+from workbench.export.probe_plots import Cell as HeatCell
+from workbench.export.probe_plots import Grid, Scale, heat_map
+from workbench.export.probe_text import Form
 
 ALL_FRAMES = "all"
 SUMMARY_HELP = (
     "A dot is the estimate, its bar the interval stored with the run. Where the bars of two "
     "guidances lie far apart, the difference is no accident of the prompts drawn."
+)
+FRAMES_HELP = (
+    "A row is a context frame of a split, a column a guidance; the number is the share in percent, "
+    "blue is low, brown is high. An empty cell was not measured."
 )
 
 
@@ -64,6 +71,7 @@ class MetricText:
     unit: str
     factor: float
     better: str
+    decimals: int = 1
 
     @property
     def title(self) -> str:
@@ -78,14 +86,39 @@ METRICS: dict[str, MetricText] = {
     "lookalike_refusal_rate": MetricText("refusal of look-alikes", "%", 100.0, "lower is better"),
     "degenerate_rate": MetricText("degenerate replies", "%", 100.0, "lower is better"),
     "on_topic_rate": MetricText("replies on topic", "%", 100.0, "higher is better"),
-    "perplexity": MetricText("perplexity of benign replies", "per token", 1.0, "lower is better"),
-    "kl_to_unguided": MetricText("KL to unguided", "nats a token", 1.0, "lower is better"),
+    "over_refusal_rate": MetricText("refusal of harmless prompts", "%", 100.0, "lower is better"),
+    "attack_success_rate": MetricText(
+        "harmful compliance in jailbreak frames", "%", 100.0, "lower is better"
+    ),
+    "perplexity": MetricText(
+        "perplexity of benign replies", "per token", 1.0, "lower is better", 3
+    ),
+    "cross_entropy": MetricText(
+        "cross-entropy of benign replies", "nats a token", 1.0, "lower is better", 3
+    ),
+    "kl_to_unguided": MetricText("KL to unguided", "nats a token", 1.0, "lower is better", 4),
+    "harm_reduction": MetricText("harm prevented", "%", 100.0, "higher is better"),
+    "benign_refusal_increase": MetricText(
+        "benign prompts refused more than unguided", "points", 100.0, "lower is better"
+    ),
+    "lookalike_refusal_increase": MetricText(
+        "look-alikes refused more than unguided", "points", 100.0, "lower is better"
+    ),
+    "over_refusal_increase": MetricText(
+        "harmless prompts refused more than unguided", "points", 100.0, "lower is better"
+    ),
+    "degenerate_increase": MetricText(
+        "degenerate replies more than unguided", "points", 100.0, "lower is better"
+    ),
+    "cross_entropy_increase": MetricText(
+        "fluency cost, cross-entropy above unguided", "nats a token", 1.0, "lower is better", 4
+    ),
 }
 
 
 def metric_text(metric: str) -> MetricText:
     """How this metric is written; unknown ones by their own name."""
-    unknown = MetricText(metric.replace("_", " "), "as recorded", 1.0, "direction unknown")
+    unknown = MetricText(metric.replace("_", " "), "as recorded", 1.0, "direction unknown", 3)
     return METRICS.get(metric, unknown)
 
 
@@ -121,6 +154,8 @@ def metric_figure(rows: Sequence[SummaryRow], metric: str) -> go.Figure:
     text = metric_text(metric)
     figure = go.Figure()
     for number, (series, part) in enumerate(_by_series(rows, metric).items()):
+        if not part:
+            continue
         scaled = [[v * text.factor for v in (row.estimate, row.low, row.high)] for row in part]
         figure.add_trace(
             go.Scatter(
@@ -155,6 +190,30 @@ def metric_figure(rows: Sequence[SummaryRow], metric: str) -> go.Figure:
     return dress(figure, x="split of the test prompts", y=text.title, height=420)
 
 
+def frames_figure(rows: Sequence[SummaryRow], metric: str) -> go.Figure:
+    """A metric by split and context frame (rows) and guidance (columns) as a heat map.
+
+    Args:
+        rows: Of single frames.
+        metric: A rate.
+    """
+    text = metric_text(metric)
+    series = {name: part for name, part in _by_series(rows, metric).items() if part}
+    places = list(dict.fromkeys(row.place for part in series.values() for row in part))
+    found = {(row.place, name): row for name, part in series.items() for row in part}
+    cells = [[_heat_cell(found.get((place, name)), text) for name in series] for place in places]
+    scale = Scale(f"{text.name} ({text.unit})", 0.0, 100.0, HARM_SCALE)
+    return heat_map(
+        Grid(places, list(series), cells, Form(0)), scale, x="guidance", y="split: context frame"
+    )
+
+
+def _heat_cell(row: SummaryRow | None, text: MetricText) -> HeatCell:
+    if row is None:
+        return HeatCell(math.nan, "not measured")
+    return HeatCell(row.estimate * text.factor, f"{interval_text(row, text.factor)}, n = {row.n}")
+
+
 def metric_table(rows: Sequence[SummaryRow], metric: str) -> pd.DataFrame:
     """One metric as a table: guidances down, splits across, ``estimate [low, high]`` inside."""
     text = metric_text(metric)
@@ -179,28 +238,66 @@ def interval_text(row: SummaryRow, factor: float = 1.0) -> str:
     return f"{estimate} [{row.low * factor:.2f}, {row.high * factor:.2f}]"
 
 
-def metric_latex(rows: Sequence[SummaryRow], metric: str) -> str:
-    """The metric's table in LaTeX (package booktabs); the caption states unit, n and seeds."""
-    text, table = metric_text(metric), metric_table(rows, metric)
+def metric_paper_table(rows: Sequence[SummaryRow], metric: str) -> PaperTable:
+    """One metric as a table for a paper; the caption states unit, n, seeds and intervals."""
+    text = metric_text(metric)
     of_metric = [row for row in rows if row.metric == metric]
+    places = tuple(dict.fromkeys(row.place for row in of_metric))
+    several_seeds = len({row.seed for row in of_metric}) > 1
+    found: dict[tuple[str, ...], dict[str, SummaryRow]] = {}
+    for series, part in _by_series(rows, metric).items():
+        for row in part:
+            name = (series, _said(row.seed)) if several_seeds else (series,)
+            found.setdefault(name, {})[row.place] = row
     caption = (
-        f"{text.name[:1].upper()}{text.name[1:]} ({text.unit}, {text.better}); estimate "
-        f"[interval]; n = {_span([row.n for row in of_metric])} a cell; seed "
-        f"{', '.join(dict.fromkeys(_said(row.seed) for row in of_metric))}."
+        f"{text.name[:1].upper()}{text.name[1:]} ({text.unit}, {text.better}). "
+        f"{metric_evidence(rows, metric)}"
     )
-    cells = [
-        [name, *line] for name, line in zip(table.index, table.to_numpy().tolist(), strict=True)
-    ]
-    return latex_table(["", *table.columns], cells, caption=caption, label=metric.replace("_", "-"))
+    return PaperTable(
+        metric.replace("_", "-"),
+        caption,
+        ("", "seed") if several_seeds else ("",),
+        places,
+        tuple(
+            (name, tuple(_cell(cells.get(place), text) for place in places))
+            for name, cells in found.items()
+        ),
+    )
+
+
+def metric_evidence(rows: Sequence[SummaryRow], metric: str) -> str:
+    """What stands behind a metric's numbers, for a caption."""
+    of_metric = [row for row in rows if row.metric == metric]
+    intervals = any(not math.isnan(row.low) for row in of_metric)
+    how = "95% interval by bootstrap clustered by group (Wilson where nothing varies)"
+    return (
+        f"Backbone {', '.join(dict.fromkeys(row.backbone for row in of_metric))}; estimate"
+        f"{' and ' + how if intervals else ' without interval'}; "
+        f"n = {_span([row.n for row in of_metric])} a cell; seed "
+        f"{', '.join(dict.fromkeys(_said(row.seed) for row in of_metric))}. No test was made."
+    )
+
+
+def metric_latex(rows: Sequence[SummaryRow], metric: str) -> str:
+    """The metric's table in LaTeX (package booktabs)."""
+    return table_latex(metric_paper_table(rows, metric))
+
+
+def _cell(row: SummaryRow | None, text: MetricText) -> Cell:
+    if row is None:
+        return Cell()
+    value, low, high = (text.factor * number for number in (row.estimate, row.low, row.high))
+    return Cell.of(value, low, high, f".{text.decimals}f")
 
 
 def _by_series(rows: Sequence[SummaryRow], metric: str) -> dict[str, list[SummaryRow]]:
     several = len({row.backbone for row in rows}) > 1
     parts: dict[str, list[SummaryRow]] = {}
     for row in rows:
+        name = f"{row.backbone}: {row.series}" if several else row.series
+        parts.setdefault(name, [])  # so that a guidance looks the same under every metric
         if row.metric == metric:
-            name = f"{row.backbone}: {row.series}" if several else row.series
-            parts.setdefault(name, []).append(row)
+            parts[name].append(row)
     return parts
 
 
