@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ from workbench.backbone.checkpoints import (
     first_line,
     unreachable,
 )
-from workbench.backbone.frozen import BACKENDS, TRANSFORMER_LENS, FrozenBackbone
+from workbench.backbone.frozen import BACKENDS, NNSIGHT, TRANSFORMER_LENS, FrozenBackbone
 from workbench.backbone.hashing import hash_tensors
 from workbench.backbone.masks import layer_windows
 from workbench.backbone.memory import memory_named
@@ -43,6 +43,7 @@ from workbench.testbed.registry import EMBEDDED, embedded_path
 
 if TYPE_CHECKING:
     from workbench.backbone.nnsight_backbone import NnsightBackbone
+    from workbench.backbone.nnsight_remote import RemoteBackbone
 
 DTYPES: Mapping[str, torch.dtype] = {
     "float32": torch.float32,
@@ -60,6 +61,7 @@ def load_backbone(
     dtype: torch.dtype = torch.float32,
     n_ctx: int | None = None,
     backend: str = TRANSFORMER_LENS,
+    remote: bool | Literal["local"] = False,
 ) -> FrozenBackbone:
     """Load a frozen backbone.
 
@@ -73,6 +75,8 @@ def load_backbone(
             measured.
         backend: The library that watches the model, one of ``BACKENDS``; both give the same
             numbers.
+        remote: Leave the weights where they are and run a hub model on NDIF (nnsight alone; its key
+            stands in the environment variable NDIF_API_KEY); ``"local"`` simulates that here.
 
     Raises:
         BackboneError: Unknown name, device or backend; missing, truncated or non-finite weights; no
@@ -82,13 +86,19 @@ def load_backbone(
     name = str(name_or_path)
     if backend not in BACKENDS:
         raise BackboneError(f"unknown backend '{backend}': use {' or '.join(BACKENDS)}")
+    if remote and backend != NNSIGHT:
+        raise BackboneError(f"{backend} runs no remote models: use the backend {NNSIGHT}")
     wanted = _device(device)
     source = _resolve(name)
+    if remote is True:
+        _check_remote(name, source)
     with quiet_libraries():
         config = _load_config(name, source)
         check_architecture(name, config)
         if n_ctx is not None:
             _check_extension(name, config, n_ctx)
+        if remote:
+            return _load_remote(name, source, config, dtype, n_ctx, simulated=remote == "local")
         model = _load_model(name, source, dtype)
         tokenizer = _load_tokenizer(name, source)
     with memory_named(f"moving {name} to {wanted}", _SMALLER):
@@ -213,6 +223,49 @@ def parse_dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise BackboneError(f"unknown number type '{name}': use {', '.join(DTYPES)}")
     return DTYPES[name]
+
+
+def _check_remote(name: str, source: str) -> None:
+    from workbench.backbone.nnsight_remote import key_in_environment
+
+    key_in_environment()
+    if Path(source).is_dir():
+        raise BackboneError(
+            f"{name} is a folder on this machine, and NDIF runs models of the hub: give an id such "
+            "as org/model, or leave remote out"
+        )
+
+
+def _load_remote(
+    name: str,
+    source: str,
+    config: PretrainedConfig,
+    dtype: torch.dtype,
+    n_ctx: int | None,
+    *,
+    simulated: bool,
+) -> "RemoteBackbone":
+    """A model without weights that speaks for one on NDIF, or one with weights to simulate that."""
+    from nnsight import TransformersModel
+
+    from workbench.backbone.nnsight_remote import RemoteBackbone
+
+    tokenizer = _load_tokenizer(name, source)
+    model = _load_model(name, source, dtype) if simulated else source
+    traced = TransformersModel(
+        model,
+        task="text-generation",
+        tokenizer=copy.deepcopy(tokenizer),  # nnsight sets its padding side
+        **({} if simulated else {"dtype": dtype}),
+    )
+    return RemoteBackbone(
+        name,
+        traced,
+        tokenizer,
+        simulated=simulated,
+        n_ctx=n_ctx or _context_length(config),
+        eos_ids=_eos_ids(traced._module, tokenizer),
+    )
 
 
 @contextmanager

@@ -48,7 +48,7 @@ class NnsightBackbone(FrozenBackbone):
     ) -> None:
         model.set_attn_implementation("eager")
         parts = parts_of(name, model)
-        shape = _shape_of(model)
+        shape = shape_of(model)
         traced = NNsight(model)
         points = NnsightSites(traced, parts, shape.n_heads)
         super().__init__(
@@ -86,7 +86,7 @@ class NnsightBackbone(FrozenBackbone):
             tracer.stop()
 
 
-def _shape_of(model: PreTrainedModel) -> ModelShape:
+def shape_of(model: PreTrainedModel) -> ModelShape:
     """Sizes as the configuration and the embeddings state them."""
     config = model.config.get_text_config()
     n_heads, d_model = int(config.num_attention_heads), int(config.hidden_size)
