@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from workbench.svgt import ValueModule
 
 TOLERANCE = 1e-5
-PROMPTS = ([7, 3, 20], [11, 5])
+PROMPTS = ([7, 3, 20, 41, 5, 33, 18, 29, 12, 50], [11, 5])  # one is longer than a window
 RESPONSES = ([9, 4, 8], [6])
 N_SLOTS = 2
 Run = Callable[["FrozenBackbone"], dict[str, Tensor]]

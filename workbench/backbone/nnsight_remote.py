@@ -152,6 +152,7 @@ class RemoteBackbone(FrozenBackbone):
             weights=model.state_dict(keep_vars=True),
             n_ctx=n_ctx,
             eos_ids=eos_ids,
+            windows={},  # the model on the server keeps its own
         )
         self._traced, self._places, self._simulated = traced, places.residual, simulated
 
