@@ -42,8 +42,8 @@ RESERVED: dict[str, tuple[str, ...]] = {
     "matplotlib": ("workbench.export",),
     "transformer_lens": ("workbench.backbone",),
     "nnsight": ("workbench.backbone",),
-    # Nothing is pickled; this one only names the error with which torch refuses a pickle.
-    "pickle": ("workbench.svgt.reference",),
+    # Nothing is pickled; these only name the error with which torch or nnsight refuses a pickle.
+    "pickle": ("workbench.svgt.reference", "workbench.backbone.nnsight_remote"),
 }
 
 
