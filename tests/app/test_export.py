@@ -245,3 +245,26 @@ def test_latex_compiles(tmp_path: Path) -> None:
     (tmp_path / "table.tex").write_text(text, encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+
+
+def test_the_numbers_of_a_figure_are_those_it_draws() -> None:
+    import numpy as np
+    import plotly.graph_objects as go
+
+    from workbench.export.figures import figure_frame
+
+    dots = go.Scatter(
+        x=["a", "b"], y=np.array([1.0, 2.0]), name="dots",
+        error_y={"type": "data", "array": [0.5, 0.25], "arrayminus": [0.125, 1.0]},
+    )  # fmt: skip
+    bars = go.Bar(x=[1], y=[3], name="bars", error_y={"type": "data", "array": [1.0]})
+    found = figure_frame(go.Figure([dots, bars]))
+    assert found.to_dict("records") == [
+        {"series": "dots", "x": "a", "y": 1.0, "low": 0.875, "high": 1.5},
+        {"series": "dots", "x": "b", "y": 2.0, "low": 1.0, "high": 2.25},
+        {"series": "bars", "x": 1, "y": 3, "low": 2.0, "high": 4.0},
+    ]
+    grid = figure_frame(go.Figure(go.Heatmap(z=[[1, 2]], x=["p", "q"], y=["r"])))
+    assert grid["value"].tolist() == [1, 2]
+    assert grid["x"].tolist() == ["p", "q"]
+    assert figure_frame(go.Figure()).empty

@@ -24,7 +24,9 @@ def page() -> None:
     st.markdown(_WHAT)
     st.image(method_picture(dark=st.context.theme.type == "dark"), width="stretch", alt=METHOD_TEXT)
     st.subheader("Start here", anchor=False)
-    st.markdown("Open the **Playground** and press *Generate*. Then:")
+    st.markdown(
+        "Open the **Playground** and press *Generate*; every other page goes on from there."
+    )
     entries = [entry for entry in PAGES if entry.line]
     for start in range(0, len(entries), 3):
         for column, entry in zip(st.columns(3), entries[start : start + 3], strict=False):

@@ -34,8 +34,12 @@ def find_chromium() -> str:
 
 
 @contextmanager
-def running_app(*, patience: float = 60.0) -> Iterator[str]:
+def running_app(*, folder: Path = APP.parent, patience: float = 60.0) -> Iterator[str]:
     """Serve the app on a free port of this machine and give its address.
+
+    Args:
+        folder: Where it runs: ``runs`` and ``docs/results`` are looked for in it.
+        patience: Seconds that it may take to answer.
 
     Raises:
         ConfigError: it did not answer within ``patience`` seconds.
@@ -46,7 +50,7 @@ def running_app(*, patience: float = 60.0) -> Iterator[str]:
         "--server.address", "127.0.0.1", "--server.port", str(port),
     ]  # fmt: skip
     server = subprocess.Popen(
-        command, cwd=APP.parent, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT,
+        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     address = f"http://127.0.0.1:{port}"

@@ -37,6 +37,7 @@ from workbench.pages.guard import told_in_words
 from workbench.pages.run_browser import browse
 from workbench.pages.train import TrainingForm
 from workbench.pages.widgets import figure_block, table_block
+from workbench.runs import OUTPUT_FILE
 
 _EVERY = "2s"
 _AT_WORK: tuple[JobState, ...] = ("starting", "running")
@@ -83,10 +84,11 @@ def _trainings() -> list[str]:
     """Names of trainings below ``runs``, the newest first; what has only just begun included."""
     known = [run for run in browse(RUNS)[0] if run.kind == RUN_KIND] if RUNS.is_dir() else []
     names = [run.name for run in known]
-    wanted = st.session_state.get(_WATCHED, st.query_params.get(_WATCHED))
-    if wanted and wanted not in names and job_state(RUNS / wanted) in ("starting", "failed"):
-        names.insert(0, wanted)
-    return names
+    begun = [path.parent.name for path in RUNS.glob(f"*/{OUTPUT_FILE}")]
+    states = {name: job_state(RUNS / name) for name in begun if name not in names}
+    asked = st.session_state.get(_WATCHED, st.query_params.get(_WATCHED))
+    fresh = [n for n, s in states.items() if s == "starting" or (s == "failed" and n == asked)]
+    return [*fresh, *names]
 
 
 def _show(folder: Path, was_working: bool) -> None:

@@ -6,7 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
-from workbench.export.figures import standalone_html
+from workbench.export.figures import figure_frame, standalone_html
 
 
 def start_with(key: str, value: object) -> None:
@@ -43,13 +43,15 @@ def figure_block(
         },
     )
     st.caption(f"How to read this: {reading}")
-    download(
-        "Figure (HTML)",
-        lambda: standalone_html(drawn),
-        f"{key}.html",
-        mime="text/html",
-        help_="Interactive and self-contained. For SVG use the camera in the figure's corner.",
-    )
+    with st.popover("Download", icon=":material/download:", key=f"take-{key}"):
+        download(
+            "Figure (HTML)", lambda: standalone_html(drawn), f"{key}.html", mime="text/html",
+            help_="Interactive and self-contained.",
+        )  # fmt: skip
+        download(
+            "Numbers (CSV)", lambda: figure_frame(drawn).to_csv(index=False), f"{key}-numbers.csv",
+            mime="text/csv", help_="Every mark that is drawn, with the ends of its interval.",
+        )  # fmt: skip
 
 
 def table_block(frame: pd.DataFrame, *, key: str, short: Mapping[str, str] | None = None) -> None:
