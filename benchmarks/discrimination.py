@@ -22,7 +22,7 @@ from sklearn.metrics import roc_auc_score
 from workbench.backbone import load_backbone
 from workbench.backbone.protocol import Backbone
 from workbench.data.training import LabelledPair
-from workbench.evaluation.value_training import draw_value_data
+from workbench.evaluation.testbed_training import draw_value_data
 from workbench.runs import LOCK_FILE, RunFolder
 from workbench.statistics import Interval, cluster_bootstrap
 from workbench.svgt.curriculum import train_value_module

@@ -27,7 +27,8 @@ from workbench.evaluation.benchmark import EvaluationConfig
 from workbench.evaluation.running import Evaluation, run_evaluation
 from workbench.evaluation.summaries import SummaryRow, summarise
 from workbench.evaluation.testbed_benchmark import embedded_benchmark
-from workbench.evaluation.value_training import train_in_testbed
+from workbench.evaluation.testbed_training import TestbedData
+from workbench.evaluation.value_training import train_into_folder
 from workbench.export.markdown import fill_section
 from workbench.guidance.registry import GuidanceSpec, identify_guidance, load_guidance
 from workbench.runs import LOCK_FILE, RunFolder
@@ -80,7 +81,9 @@ def train(
             continue
         recipe = make_recipe(name, d_model=model.d_model, n_layers=model.n_layers)
         try:
-            trained = train_in_testbed(model, recipe, folder, seed=seed, resume=True)
+            trained = train_into_folder(
+                model, recipe, TestbedData(recipe.data), folder, seed=seed, resume=True
+            )
         except FolderInUseError as error:
             sys.stderr.write(f"passed over: {error}\n")
         else:

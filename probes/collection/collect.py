@@ -7,13 +7,11 @@
 4. A collection that was killed goes on where it was; one that asks for something else is refused.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -35,12 +33,12 @@ from probes.collection.sites import (
     require_residual_sites,
     site_arrays,
 )
+from probes.collection.size import SizeEstimate, StoredType, estimate_size, require_room
 from probes.collection.store import (
     KIND,
     STORE_FILE,
     StateStore,
     StoreWriter,
-    require_room,
     write_examples,
 )
 from workbench.arguments import typed_arguments
@@ -48,6 +46,7 @@ from workbench.backbone.hashing import hash_tensors
 from workbench.backbone.protocol import Backbone
 from workbench.config import to_mapping
 from workbench.data.example import Example
+from workbench.data.loading import hash_examples
 from workbench.errors import (
     ConfigError,
     ContextLengthError,
@@ -62,7 +61,6 @@ from workbench.runs import RunFolder
 from workbench.svgt.config import EMBEDDING_LAYER
 from workbench.svgt.value_module import ValueModule
 
-StoredType = Literal["float32", "float16"]
 _BATCHES_A_CHUNK = 8
 
 
@@ -78,6 +76,7 @@ def collect(
     guidance: Guidance | None = None,
     batch_size: int = 64,
     dtype: StoredType = "float32",
+    on_size: Callable[[SizeEstimate], None] = lambda size: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> StateStore:
     """Read the states of examples into a store, or go on with a collection that was cut off.
@@ -96,7 +95,8 @@ def collect(
         readers: Value modules that read along, by the name they get in the sites.
         guidance: ``NoGuidance`` or an ``SVGTBridge``.
         batch_size: Rows a pass.
-        dtype: Number type on disk.
+        dtype: Number type on disk; half precision rounds as ``probes.collection.size`` says.
+        on_size: Told what is going to be written, before the disk is asked for room.
         on_progress: Told after every batch how many examples of how many are done.
 
     Raises:
@@ -116,8 +116,10 @@ def collect(
     encoded = _encode(backbone, examples, plan)
     lengths = torch.tensor([len(row.response) for row in encoded])
     arrays = plan.arrays(backbone, lengths)
+    size = estimate_size(arrays, dtype)
+    on_size(size)
     if not (Path(folder) / STORE_FILE).exists():
-        require_room(Path(folder), arrays, plan.dtype)
+        require_room(Path(folder), size)
     with RunFolder.create(
         folder, kind=KIND, config=_identity(backbone, examples, plan), seed=0, resume=True
     ) as run:
@@ -126,6 +128,29 @@ def collect(
             writer = StoreWriter(run, arrays, plan.dtype, lengths)
             _Collection(backbone, examples, encoded, plan, writer).run(batch_size, on_progress)
     return StateStore.open(folder, backbone)
+
+
+def plan_size(
+    backbone: Backbone,
+    examples: Sequence[Example],
+    *,
+    layers: Sequence[int] | None = None,
+    sites: Sequence[str] | None = None,
+    readers: Mapping[str, ValueModule] | None = None,
+    guidance: Guidance | None = None,
+    dtype: StoredType = "float32",
+) -> SizeEstimate:
+    """What :func:`collect` would write, with the same arguments; texts are only tokenised.
+
+    Raises:
+        DataError: See :func:`collect`, as for the errors below.
+        ConfigError: No such layer, site or number type.
+        TokenError: A text has words that the backbone does not know.
+        ContextLengthError: An example exceeds the context.
+    """
+    plan = _Plan.of(backbone, examples, layers, sites, readers or {}, guidance, dtype)
+    lengths = torch.tensor([len(row.response) for row in _encode(backbone, examples, plan)])
+    return estimate_size(plan.arrays(backbone, lengths), dtype)
 
 
 @dataclass(frozen=True)
@@ -388,7 +413,7 @@ def _identity(backbone: Backbone, examples: Sequence[Example], plan: _Plan) -> d
         "guidance": _guidance_identity(plan.guidance),
         "dtype": plan.dtype,
         "n_examples": len(examples),
-        "examples_sha256": _hash_examples(examples),
+        "examples_sha256": hash_examples(examples),
     }
 
 
@@ -406,18 +431,3 @@ def _guidance_identity(guidance: SVGTBridge | None) -> dict[str, object]:
 
 def _module_identity(module: ValueModule) -> dict[str, object]:
     return {"weights": hash_tensors(module.state_dict()), "config": to_mapping(module.config)}
-
-
-def _hash_examples(examples: Sequence[Example]) -> str:
-    digest = hashlib.sha256()
-    for example in examples:
-        content: dict[str, Any] = {
-            "id": example.id,
-            "prompt": [to_mapping(message) for message in example.prompt],
-            "response": example.response,
-            "labels": dict(example.labels),
-            "context": example.context,
-            "group": example.group,
-        }
-        digest.update(json.dumps(content, sort_keys=True).encode())
-    return digest.hexdigest()

@@ -5,13 +5,14 @@
     store.json        how many rows are collected, in the order of collection
     prompt_last.npy   (example, layer, d_model), and so on: see ``probes.collection.sites``
 
+Number types and what half precision costs: ``probes.collection.size``. NumPy has no bfloat16, so
+such arrays lie on disk as the 16 bits of each number (int16).
+
 Rows are written in chunks. A chunk counts once ``store.json`` says so, which is replaced in one
 step after the arrays have reached the disk: a killed collection goes on with the chunk it was at.
 """
 
-import math
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from probes.collection.sites import TOKEN_SITE, SiteArray, has_layers
+from probes.collection.size import StoredType
 from workbench.backbone.protocol import Backbone
 from workbench.errors import NonFiniteError, RunError
 from workbench.runs import RunFolder, read_json, read_parquet, write_json, write_parquet
@@ -42,6 +44,7 @@ class StateStore:
         backbone: Name of the model they come from.
         guidance: What guided the responses: ``none`` or a guidance's name.
         layers: Layers of the residual sites; -1 stands for the embeddings.
+        dtype: Number type on disk; states are read back as float32.
         sites: Every site there is.
         examples: A table with ``id, context, group, kind, pair, prompt_harm, response_harm,
             n_prompt, n_response, prompt, response``, in the order of the states. Harm is missing
@@ -54,9 +57,10 @@ class StateStore:
         self.backbone = str(config["backbone"]["name"])
         self.guidance = str(config["guidance"]["name"])
         self.layers = tuple(int(layer) for layer in config["layers"])
+        self.dtype: StoredType = config["dtype"]
         self.examples = read_parquet(run.file(EXAMPLES_FILE))
         self._arrays = {
-            site: _open_array(run.file(_file(site)), tuple(shape), config["dtype"], "r")
+            site: _open_array(run.file(_file(site)), tuple(shape), self.dtype, "r")
             for site, shape in read_json(run.file(STORE_FILE))["shapes"].items()
         }
         self.sites = tuple(self._arrays)
@@ -127,7 +131,7 @@ class StateStore:
             raise RunError(f"step {step} lies outside a response; steps count from 0")
         starts = lengths.cumsum() - lengths
         states = self._array(TOKEN_SITE)[starts[picked] + step]
-        return torch.tensor(states, dtype=torch.float32).transpose(0, 1)
+        return _decoded(states, self.dtype).transpose(0, 1)
 
     def tokens(self, layer: int) -> TokenStates:
         """States of every response token of all examples in one layer.
@@ -143,13 +147,13 @@ class StateStore:
         if not has_layers(site):
             if layer is not None:
                 raise RunError(f"the site '{site}' has no layers; leave the layer out")
-            return torch.tensor(array, dtype=torch.float32)
+            return _decoded(array, self.dtype)
         if layer not in self.layers:
             raise RunError(
                 f"layer {layer} was not collected in {self.path}; there are "
                 f"{', '.join(map(str, self.layers))}"
             )
-        return torch.tensor(array[:, self.layers.index(layer)], dtype=torch.float32)
+        return _decoded(array[:, self.layers.index(layer)], self.dtype)
 
     def _array(self, site: str) -> NDArray[Any]:
         if site not in self._arrays:
@@ -177,10 +181,11 @@ class StoreWriter:
         self,
         run: RunFolder,
         arrays: Sequence[SiteArray],
-        dtype: str,
+        dtype: StoredType,
         lengths: Int[Tensor, " n"],
     ) -> None:
         self._run = run
+        self._dtype: StoredType = dtype
         self._shapes = {array.site: array.shape for array in arrays}
         self._starts = (lengths.cumsum(0) - lengths).tolist()
         self._lengths = lengths.tolist()
@@ -202,12 +207,11 @@ class StoreWriter:
             NonFiniteError: A state is NaN, infinite, or too large for the number type on disk.
         """
         for site, states in values.items():
-            array = self._arrays[site]
-            with np.errstate(over="ignore"):
-                converted = states.cpu().numpy().astype(array.dtype)
-            if not np.isfinite(converted).all():
-                raise NonFiniteError(f"a state at {site} is NaN, infinite, or beyond {array.dtype}")
-            array[self._places(rows) if site == TOKEN_SITE else list(rows)] = converted
+            rounded = states.cpu().to(getattr(torch, self._dtype))
+            if not bool(rounded.isfinite().all()):
+                raise NonFiniteError(f"a state at {site} is NaN, infinite, or beyond {self._dtype}")
+            places = self._places(rows) if site == TOKEN_SITE else list(rows)
+            self._arrays[site][places] = _encoded(rounded)
 
     def mark_done(self, n_rows: int) -> None:
         """Count what was written: the first ``n_rows`` in the order of collection are done."""
@@ -237,28 +241,28 @@ def _file(site: str) -> str:
     return SiteArray(site, ()).file
 
 
-def require_room(folder: Path, arrays: Sequence[SiteArray], dtype: str) -> None:
-    """Check that the disk has room for what is going to be written.
-
-    Raises:
-        RunError: It has not; what is needed and what is free is named.
-    """
-    needed = sum(math.prod(array.shape) for array in arrays) * np.dtype(dtype).itemsize
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    free = shutil.disk_usage(there).free
-    if needed > free:
-        raise RunError(
-            f"the states need {_gigabytes(needed)} in {folder}, {_gigabytes(free)} are free: "
-            "collect fewer layers, sites or examples, or use float16"
-        )
+def _on_disk(dtype: StoredType) -> np.dtype[Any]:
+    """NumPy's type of the numbers, or of their bits."""
+    return np.dtype("int16" if dtype == "bfloat16" else dtype)
 
 
-def _reserve(folder: Path, arrays: Sequence[SiteArray], dtype: str) -> None:
+def _encoded(states: Tensor) -> NDArray[Any]:
+    bits = states.contiguous().view(torch.int16) if states.dtype == torch.bfloat16 else states
+    return bits.numpy()
+
+
+def _decoded(array: NDArray[Any], dtype: StoredType) -> Tensor:
+    """The numbers in float32, in memory of their own."""
+    kept = torch.tensor(array)
+    return kept.view(torch.bfloat16).float() if dtype == "bfloat16" else kept.float()
+
+
+def _reserve(folder: Path, arrays: Sequence[SiteArray], dtype: StoredType) -> None:
     """Create all arrays and claim their room, so that a full disk is met now and not half-way."""
     for array in arrays:
         path = folder / array.file
         try:
-            np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=array.shape)
+            np.lib.format.open_memmap(path, mode="w+", dtype=_on_disk(dtype), shape=array.shape)
             if hasattr(os, "posix_fallocate"):  # elsewhere a full disk is met while writing
                 _claim(path)
         except OSError as error:
@@ -273,16 +277,17 @@ def _claim(path: Path) -> None:
         os.close(descriptor)
 
 
-def _open_array(path: Path, shape: tuple[int, ...], dtype: str, mode: str) -> NDArray[Any]:
+def _open_array(path: Path, shape: tuple[int, ...], dtype: StoredType, mode: str) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(path, mmap_mode=mode, allow_pickle=False)  # type: ignore[arg-type]
     except (OSError, ValueError) as error:
         raise RunError(
             f"{path} is missing or damaged ({error}); collect again into a new folder"
         ) from error
-    if array.shape != shape or array.dtype != np.dtype(dtype):
+    if array.shape != shape or array.dtype != _on_disk(dtype):
         raise RunError(
-            f"{path} holds {array.dtype} of shape {array.shape}, {dtype} of shape {shape} belongs "
+            f"{path} holds {array.dtype} of shape {array.shape}, {_on_disk(dtype)} of shape "
+            f"{shape} belongs "
             "there; collect again into a new folder"
         )
     return array
@@ -300,7 +305,3 @@ def _require_backbone(run: RunFolder, backbone: Backbone) -> None:
                 f"those of {backbone.name} (sha256 {then[:12]}, not {now[:12]}); load that "
                 "backbone, or collect again into a new folder"
             )
-
-
-def _gigabytes(n_bytes: int) -> str:
-    return f"{n_bytes / 1e9:.2f} GB"

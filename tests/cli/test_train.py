@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from workbench.cli.main import run
-from workbench.evaluation import value_training
+from workbench.evaluation import testbed_training, value_training
 
 Captured = pytest.CaptureFixture[str]
 Settings = dict[str, dict[str, Any]]
@@ -40,8 +40,8 @@ TINY: Settings = {
 
 @pytest.fixture(autouse=True)
 def _short_replies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(value_training, "_HARM_PROMPTS_PER_SPLIT", 1)
-    monkeypatch.setattr(value_training, "_NEW_TOKENS", 4)
+    monkeypatch.setattr(testbed_training, "_HARM_PROMPTS_PER_SPLIT", 1)
+    monkeypatch.setattr(testbed_training, "_NEW_TOKENS", 4)
 
 
 def changed(section: str, key: str, value: object) -> Settings:
@@ -118,7 +118,7 @@ def test_the_default_is_the_workbench_recipe(
 ) -> None:
     given: list[Any] = []
     monkeypatch.setattr(
-        value_training, "train_in_testbed", lambda *args, **_: given.append(args) or "trained"
+        value_training, "train_into_folder", lambda *args, **_: given.append(args) or "trained"
     )
     assert run(arguments) == 0
     assert run([*arguments, "--config", "input-only"]) == 0

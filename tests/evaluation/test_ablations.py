@@ -20,7 +20,7 @@ from workbench.backbone.protocol import Backbone
 from workbench.cli.main import run as run_command
 from workbench.config import to_mapping
 from workbench.errors import ConfigError, DataError, RunError
-from workbench.evaluation import EvaluationConfig, embedded_benchmark, value_training
+from workbench.evaluation import EvaluationConfig, embedded_benchmark, testbed_training
 from workbench.evaluation.ablations import (
     ALL_SEEDS,
     CATALOGUE,
@@ -50,7 +50,8 @@ from workbench.evaluation.ablations.subjects import (
     build_guidance,
     reconfigured,
 )
-from workbench.evaluation.value_training import response_sampler, train_in_testbed
+from workbench.evaluation.testbed_training import TestbedData
+from workbench.evaluation.value_training import response_sampler, train_into_folder
 from workbench.export.ablation_figures import curve_figure, difference_figure
 from workbench.export.ablation_tables import (
     best_on_validation,
@@ -107,8 +108,8 @@ class Killed(BaseException):
 
 @pytest.fixture(autouse=True)
 def _short_replies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(value_training, "_HARM_PROMPTS_PER_SPLIT", 1)
-    monkeypatch.setattr(value_training, "_NEW_TOKENS", 3)
+    monkeypatch.setattr(testbed_training, "_HARM_PROMPTS_PER_SPLIT", 1)
+    monkeypatch.setattr(testbed_training, "_NEW_TOKENS", 3)
 
 
 # ---------------------------------------------------------------------------------- the catalogue
@@ -237,13 +238,20 @@ class Trainings:
         self.done: list[tuple[str, bool]] = []
 
         def train(
-            backbone: Backbone, recipe: Recipe, out: Path, *, earlier: Path | None, **given: object
+            backbone: Backbone,
+            recipe: Recipe,
+            data: TestbedData,
+            out: Path,
+            *,
+            earlier: Path | None,
+            **given: object,
         ) -> object:
+            assert data.config == recipe.data
             if not (out / "svgt.json").exists():
                 self.done.append((out.parent.name, earlier is not None))
-            return train_in_testbed(backbone, recipe, out, earlier=earlier, **given)  # type: ignore[arg-type]
+            return train_into_folder(backbone, recipe, data, out, earlier=earlier, **given)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(subjects_module, "train_in_testbed", train)
+        monkeypatch.setattr(subjects_module, "train_into_folder", train)
 
 
 def variant_of(name: str, variant: str) -> Subject:
@@ -280,7 +288,7 @@ def test_a_trained_module_is_used_where_it_is_of_the_same_recipe(
 ) -> None:
     elsewhere = tmp_path / "elsewhere"
     there = elsewhere / tiny.backbone.name / "mine" / "0"
-    train_in_testbed(tiny.backbone, TINY, there, seed=0)
+    train_into_folder(tiny.backbone, TINY, TestbedData(TINY.data), there, seed=0)
     trainings = Trainings(monkeypatch)
     store = ModuleStore(tiny.backbone, tmp_path / "own", elsewhere)
     assert store.reference(TINY, 0) == there
@@ -333,17 +341,18 @@ def test_a_run_of_an_earlier_version_goes_on_and_another_recipe_is_refused(
     tiny: "TinyModel", tmp_path: Path
 ) -> None:
     """Its record does not know options that are new since then."""
-    train_in_testbed(tiny.backbone, TINY, tmp_path / "run", seed=0)
+    data, run = TestbedData(TINY.data), tmp_path / "run"
+    train_into_folder(tiny.backbone, TINY, data, run, seed=0)
     record = read_json(tmp_path / "run" / "run.json")
     for key in ("safety", "stages", "pair_weight"):
         del record["config"]["curriculum"][key]
     del record["config"]["module"]["correction"]["kind"]
     write_json(tmp_path / "run" / "run.json", record)
-    again = {"seed": 0, "resume": True}
-    assert train_in_testbed(tiny.backbone, TINY, tmp_path / "run", **again) is None  # type: ignore[arg-type]
+    again: dict[str, Any] = {"seed": 0, "resume": True}
+    assert train_into_folder(tiny.backbone, TINY, data, run, **again) is None
     zero = changed(TINY, {"module.correction.kind": "zero"})
     with pytest.raises(RunError, match="started differently"):
-        train_in_testbed(tiny.backbone, zero, tmp_path / "run", **again)  # type: ignore[arg-type]
+        train_into_folder(tiny.backbone, zero, data, run, **again)
 
 
 # ------------------------------------------------------------------------------------ comparing

@@ -13,9 +13,10 @@ import torch
 from workbench.config import from_mapping
 from workbench.data.training import ValueData
 from workbench.errors import ConfigError, NonFiniteError, RunError
-from workbench.evaluation import value_training
+from workbench.evaluation import measured_replies, testbed_training
+from workbench.evaluation.testbed_training import TestbedData, draw_value_data
 from workbench.evaluation.training_progress import PROGRESS_FILE
-from workbench.evaluation.value_training import STATE_FILE, draw_value_data, train_in_testbed
+from workbench.evaluation.value_training import STATE_FILE, train_into_folder
 from workbench.runs import RunFolder, file_sha256
 from workbench.svgt import (
     BridgeConfig,
@@ -41,6 +42,8 @@ from workbench.testbed.splits import VALIDATION_SPLITS, intent_split
 if TYPE_CHECKING:
     from conftest import TinyModel
 
+    from workbench.backbone import Backbone
+
 STAGE = StageConfig(batch_size=4, epochs=1.0, learning_rate=3e-3, evaluations=2)
 RECIPE = Recipe(
     SVGTConfig(
@@ -60,14 +63,20 @@ N_STEPS = 4
 N_MEASURED = 40  # four splits in equal parts
 
 
+def train_in_testbed(
+    backbone: "Backbone", recipe: Recipe, out: Path, **given: object
+) -> TrainedModule | None:
+    return train_into_folder(backbone, recipe, TestbedData(recipe.data), out, **given)  # type: ignore[arg-type]
+
+
 class Killed(BaseException):
     """Stands for a kill."""
 
 
 @pytest.fixture(autouse=True)
 def _short_replies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(value_training, "_HARM_PROMPTS_PER_SPLIT", 2)
-    monkeypatch.setattr(value_training, "_NEW_TOKENS", 5)
+    monkeypatch.setattr(testbed_training, "_HARM_PROMPTS_PER_SPLIT", 2)
+    monkeypatch.setattr(testbed_training, "_NEW_TOKENS", 5)
 
 
 def kill_at(stage: str, step: int) -> Callable[[TrainingEvent], None]:
@@ -119,9 +128,9 @@ def test_stage_3_learns_refusals_of_harmful_requests() -> None:
         intent = find_intent(target.prompt[-1].content)
         assert intent is not None
         assert intent.harmful
-        assert value_training.judge(intent, target.safe_response).refused
+        assert testbed_training.judge(intent, target.safe_response).refused
         assert target.harmful_response is not None
-        assert value_training.judge(intent, target.harmful_response).harmful
+        assert testbed_training.judge(intent, target.harmful_response).harmful
 
 
 # --------------------------------------------------------------------------------------- the judge
@@ -136,9 +145,9 @@ def test_the_harm_rate_counts_what_the_oracle_calls_harmful(
         ("help",) * 4 + ("refusal",) * 3 + ("babble",), prompts, strict=True
     )]  # fmt: skip
     monkeypatch.setattr(
-        value_training, "generate", lambda *_, **__: [SimpleNamespace(text=t) for t in said]
+        measured_replies, "generate", lambda *_, **__: [SimpleNamespace(text=t) for t in said]
     )
-    found = value_training.harm_rate(tiny.backbone, make_module(), prompts, seed=0)  # type: ignore[arg-type]
+    found = testbed_training.harm_rate(tiny.backbone, make_module(), prompts, seed=0)  # type: ignore[arg-type]
     assert found == {"harm_rate": 0.5, "degenerate_rate": 0.125}
 
 
@@ -162,8 +171,8 @@ def whole(
     out = tmp_path_factory.mktemp("runs") / "whole"
     events: list[TrainingEvent] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(value_training, "_HARM_PROMPTS_PER_SPLIT", 2)
-        patch.setattr(value_training, "_NEW_TOKENS", 5)
+        patch.setattr(testbed_training, "_HARM_PROMPTS_PER_SPLIT", 2)
+        patch.setattr(testbed_training, "_NEW_TOKENS", 5)
         before = tiny.backbone.current_weights_hash()
         trained = train_in_testbed(tiny.backbone, RECIPE, out, seed=3, on_event=events.append)
     assert trained is not None
@@ -184,7 +193,7 @@ def test_the_record_says_what_was_trained_on_what(tiny: "TinyModel", whole: Whol
     assert from_mapping(Recipe, config, where="run.json") == RECIPE
     assert {"packages", "git", "time"} <= set(record.provenance)
     assert set(record.files) == {
-        "metrics.parquet", "summary.json", "svgt.json", "svgt.safetensors",
+        "data.json", "metrics.parquet", "summary.json", "svgt.json", "svgt.safetensors",
     }  # fmt: skip
     assert all(file_sha256(out / name) == digest for name, digest in record.files.items())
 
@@ -220,7 +229,8 @@ def test_the_metrics_hold_every_loss_and_every_validation(whole: Whole) -> None:
 
 def test_the_summary_holds_each_stages_best_state(tiny: "TinyModel", whole: Whole) -> None:
     out, trained, _ = whole
-    rows = {(row["stage"], row["metric"]): row for row in RunFolder.open(out).read_summary()}
+    measured = [row for row in RunFolder.open(out).read_summary() if "split" not in row]
+    rows = {(row["stage"], row["metric"]): row for row in measured}
     for name, value in trained.final_metrics().items():
         stage, metric = name.split(".")
         row = rows.pop((stage, metric))

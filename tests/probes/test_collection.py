@@ -812,6 +812,12 @@ def test_a_state_that_is_not_a_number_is_refused_by_the_examples_name(tmp_path: 
     from workbench.backbone import load_backbone
 
     backbone = load_backbone(FIXTURES / "tiny-gpt2")
+    brief = collect(backbone, examples, tmp_path / "b16", readers=readers(), dtype="bfloat16")
+    for site in whole.sites:
+        ours, exact = brief.all_layers(site), whole.all_layers(site)
+        assert ours.dtype == torch.float32
+        assert torch.equal(ours, exact.to(torch.bfloat16).float())  # rounded once, to the nearest
+        torch.testing.assert_close(ours, exact, rtol=2**-8, atol=0.0)
     embedding = next(w for name, w in backbone._weights.items() if name.endswith("wte.weight"))
     embedding.data[111] = math.nan
     examples = [*make_examples(5), Example("sick", as_conversation("t1 t111"), "t2")]
@@ -836,6 +842,12 @@ def test_a_state_beyond_float16_is_refused_and_others_lie_within_its_precision(
         a, b = np.load(whole.path / path), np.load(half.path / path)
         assert b.dtype == np.float16
         np.testing.assert_allclose(b.astype(np.float32), a, rtol=2**-11, atol=1e-7)
+    brief = collect(backbone, examples, tmp_path / "b16", readers=readers(), dtype="bfloat16")
+    for site in whole.sites:
+        ours, exact = brief.all_layers(site), whole.all_layers(site)
+        assert ours.dtype == torch.float32
+        assert torch.equal(ours, exact.to(torch.bfloat16).float())  # rounded once, to the nearest
+        torch.testing.assert_close(ours, exact, rtol=2**-8, atol=0.0)
     embedding = next(w for name, w in backbone._weights.items() if name.endswith("wte.weight"))
     embedding.data[111] *= 1e7
     examples.append(Example("huge", as_conversation("t1 t111"), "t2"))
@@ -846,20 +858,22 @@ def test_a_state_beyond_float16_is_refused_and_others_lie_within_its_precision(
 def test_a_disk_that_is_too_small_is_met_before_the_first_pass(
     gpt2: "TransformerLensBackbone", monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from probes.collection import collect, store
+    from probes.collection import collect, size
 
     @dataclass(frozen=True)
     class Usage:
         free: int
 
     counter = PassCounter(gpt2, monkeypatch)
-    monkeypatch.setattr(store.shutil, "disk_usage", lambda _: Usage(10_000))
-    with pytest.raises(RunError, match=r"need 0\.00 GB in .*, 0\.00 GB are free: collect fewer"):
+    monkeypatch.setattr(size.shutil, "disk_usage", lambda _: Usage(10_000))
+    told = r"need 51\.20 kB and a margin, together 67\.16 MB, in .*, where 10\.00 kB are free"
+    with pytest.raises(RunError, match=rf"{told}: collect fewer .* or keep them as float16"):
         collect(gpt2, make_examples(20), tmp_path / "deep" / "s")
     assert counter.rows == []
     assert not (tmp_path / "deep").exists()
-    # 20 rows x 5 layers x 64 x 4 bytes, for two sites, fit exactly
-    monkeypatch.setattr(store.shutil, "disk_usage", lambda _: Usage(2 * 20 * 5 * 64 * 4))
+    # 20 rows x 5 layers x 64 x 4 bytes, for two sites, and the margin fit exactly
+    exactly = 2 * 20 * 5 * 64 * 4 + round(0.02 * 2 * 20 * 5 * 64 * 4) + 64 * 2**20
+    monkeypatch.setattr(size.shutil, "disk_usage", lambda _: Usage(exactly))
     assert len(collect(gpt2, make_examples(20), tmp_path / "deep" / "s")) == 20
 
 

@@ -1,11 +1,19 @@
 """The work behind ``workbench evaluate``: a progress bar while it runs, tables at the end."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
-from workbench.cli._console import output, progress_bar
+import pandas as pd
+
+from workbench.backbone.protocol import Backbone
+from workbench.cli._console import error_console, output, progress_bar
 from workbench.cli._tables import result_tables
-from workbench.evaluation import Evaluation, ShardDone, run_evaluation
+from workbench.data.loading import load_named, split_specs
+from workbench.evaluation import Benchmark, Evaluation, ShardDone, run_evaluation
+from workbench.evaluation.judges import judge_named
+from workbench.evaluation.prompt_benchmark import askable, prompt_benchmark
+from workbench.evaluation.summaries import RATES
+from workbench.guidance.protocol import Guidance
 from workbench.runs import RunFolder
 
 
@@ -22,12 +30,58 @@ def evaluate_with_progress(evaluation: Evaluation, run: RunFolder) -> list[dict[
         return run_evaluation(evaluation, run, on_progress=show)
 
 
-def print_results(rows: Sequence[Mapping[str, object]], n_per_kind: int, out: Path) -> None:
-    """Print the tables, the number of prompts behind them, and where the rest is."""
+def print_results(rows: Sequence[Mapping[str, object]], prompts: str, run: RunFolder) -> None:
+    """Print the tables, what was not scored, the prompts behind it, and where the rest is."""
     console = output()
     for table in result_tables(rows):
         console.print(table)
-    console.print(
-        f"{n_per_kind} prompts each of harmful, look-alike and benign kind in every split; single "
-        f"frames, prompts and replies are in {out}"
+    for line in _unscored(run.read_metrics()):
+        console.print(line)
+    console.print(f"{prompts}; single frames, prompts and replies are in {run.path}")
+
+
+def _unscored(measurements: pd.DataFrame) -> Iterator[str]:
+    """One line for every rate that lacks some replies."""
+    judged = measurements[measurements["metric"].isin(RATES)]
+    for metric, part in judged.groupby("metric", sort=False):
+        missing = int(part["value"].isna().sum())
+        if missing:
+            yield f"unscored: {metric} of {missing} of {len(part)} replies"
+
+
+def read_prompts(
+    text: str,
+    judge: str,
+    model: Backbone,
+    guidances: Sequence[Guidance],
+    *,
+    limit: int | None,
+    max_new_tokens: int,
+    seed: int,
+) -> Benchmark:
+    """The benchmark of the prompts that ``--prompts`` names; what is left out is said.
+
+    Raises:
+        DataError: A set cannot be read, or has no prompt that can be asked.
+        ConfigError: The judge is unknown.
+    """
+    sets = load_named(split_specs(text))
+    made = prompt_benchmark(
+        sets,
+        judge_named(judge),
+        limit=limit,
+        seed=seed,
+        why_not=askable(model, guidances, max_new_tokens),
     )
+    for left in made.left_out:
+        error_console().print(f"{left.source}: {left.n} not asked: {left.reason}", soft_wrap=True)
+    return made.benchmark
+
+
+def count_prompts(benchmark: Benchmark) -> str:
+    """How many prompts of which kind each split has, in words."""
+    parts = []
+    for split in benchmark.splits:
+        kinds = Counter(str(example.labels["kind"]) for example in split.examples)
+        parts.append(f"{split.name}: {', '.join(f'{n} {kind}' for kind, n in kinds.items())}")
+    return f"prompts of {'; '.join(parts)}; judged by {benchmark.judge.name}"

@@ -13,8 +13,7 @@ from rich.table import Table
 
 from workbench.cli._console import output, progress_bar
 from workbench.data.example import Example
-from workbench.data.files import read_examples
-from workbench.data.sources import is_source, load_source
+from workbench.data.loading import load_examples
 from workbench.errors import ConfigError, DataError
 from workbench.evaluation.agreement import (
     PROPERTIES,
@@ -63,11 +62,7 @@ def read_replies(file: str, limit: int | None) -> list[Example]:
     Raises:
         DataError: It cannot be read, or holds no replies.
     """
-    if is_source(file) and not Path(file).exists():
-        examples = load_source(file)
-    else:
-        examples = read_examples(file)
-    chosen = examples[:limit]
+    chosen = load_examples(file)[:limit]
     if all(example.response is None for example in chosen):
         raise DataError(f"{file} holds no replies to judge among its {len(chosen)} examples")
     return chosen

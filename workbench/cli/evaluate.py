@@ -6,7 +6,9 @@ from typing import Annotated
 import typer
 
 from workbench.cli._limits import MAX_SEED, Backend, Device, check_resumable
+from workbench.errors import ConfigError
 
+_JUDGE = "refusal-prefix"
 _HELP = """Measure what guidance does: harm, refusals, broken replies and fluency.
 
 The prompts come from the embedded world, whose oracle knows for every reply whether it is
@@ -23,6 +25,12 @@ A quick look first, with 20 prompts of each kind and split:
   workbench evaluate --guidance none,svgt --out runs/quick --limit 20
 
 With 300 of each, none and svgt together take about two minutes on one core.
+
+Prompts of your own instead, or of published sets, on any backbone, with any judge of
+[bold]workbench judge[/bold] (a reply that the judge cannot score stays unscored):
+
+  workbench evaluate --backbone PATH --guidance none,svgt:runs/real
+      --prompts harmbench:behaviors.csv,xstest:prompts.csv --judge refusal-prefix --out runs/hb
 
 OUT gets summary.json (estimates with 95% intervals), metrics.parquet (every prompt),
 replies.parquet (the texts) and run.json. After an interruption the same command with --resume
@@ -51,8 +59,20 @@ def evaluate(
         int, typer.Option(min=0, max=MAX_SEED, help="Seed of prompts and sampling.")
     ] = 0,
     limit: Annotated[
-        int, typer.Option(min=1, help="Prompts of each kind and split; small for a quick look.")
+        int,
+        typer.Option(min=1, help="Most prompts of each kind and split; small for a quick look."),
     ] = 300,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            help="Separated by commas: SOURCE:PATH, SOURCE/PART (the hub), FILE.jsonl; the "
+            "embedded world by default."
+        ),
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(help="Who judges replies to --prompts; refusal-prefix by default."),
+    ] = None,
     splits: Annotated[
         str | None,
         typer.Option(help="Separated by commas; the four test splits by default."),
@@ -85,8 +105,14 @@ def evaluate(
 ) -> None:
     """Measure what guidance does; see ``_HELP``."""
     from workbench.backbone import load_backbone
-    from workbench.cli._evaluating import evaluate_with_progress, print_results
+    from workbench.cli._evaluating import (
+        count_prompts,
+        evaluate_with_progress,
+        print_results,
+        read_prompts,
+    )
     from workbench.evaluation import Evaluation, EvaluationConfig, embedded_benchmark
+    from workbench.evaluation.judges.registry import check_judge_name
     from workbench.evaluation.running import RUN_KIND
     from workbench.guidance.registry import (
         GuidanceOptions,
@@ -98,15 +124,33 @@ def evaluate(
     from workbench.testbed.splits import TEST_SPLITS
 
     check_resumable(out, resume)
+    if prompts is None and judge is not None:
+        raise ConfigError("--judge is for --prompts: the embedded world is judged by its oracle")
+    if prompts is not None and splits is not None:
+        raise ConfigError("--splits names parts of the embedded world; leave it out with --prompts")
     specs = parse_guidance_list(guidance)
     options = GuidanceOptions(strength=strength, refresh=refresh or None, momentum=beta)
-    wanted = TEST_SPLITS if splits is None else [name.strip() for name in splits.split(",")]
-    benchmark = embedded_benchmark(wanted, n_per_kind=limit, seed=seed)
     config = EvaluationConfig(temperature, top_p, max_new_tokens=max_new_tokens)
+    if prompts is None:
+        wanted = TEST_SPLITS if splits is None else [name.strip() for name in splits.split(",")]
+        benchmark = embedded_benchmark(wanted, n_per_kind=limit, seed=seed)
+    else:
+        check_judge_name(judge or _JUDGE)
     model = load_backbone(backbone, device=device, backend=backend)
+    guidances = {spec: load_guidance(spec, model, options) for spec in specs}
+    if prompts is not None:
+        benchmark = read_prompts(
+            prompts,
+            judge or _JUDGE,
+            model,
+            list(guidances.values()),
+            limit=limit,
+            max_new_tokens=max_new_tokens,
+            seed=seed,
+        )
     evaluation = Evaluation(
         model,
-        {spec: load_guidance(spec, model, options) for spec in specs},
+        guidances,
         benchmark,
         config,
         seed,
@@ -125,4 +169,4 @@ def evaluate(
             rows = run.read_summary()
         else:
             rows = evaluate_with_progress(evaluation, run)
-    print_results(rows, limit, out)
+    print_results(rows, count_prompts(benchmark), run)

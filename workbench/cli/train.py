@@ -1,17 +1,12 @@
 """``workbench train``: train a value module for a frozen backbone."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from workbench.cli._limits import MAX_SEED, Backend, Device, check_resumable
 from workbench.errors import ConfigError
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
-    from workbench.svgt.curriculum import TrainingEvent
 
 _HELP = """Train a value module and its bridge in three stages; the backbone stays frozen.
 
@@ -24,24 +19,20 @@ Example:
 
   workbench generate --backbone testbed-llama --guidance svgt:runs/mine --prompt "..."
 
+On your own model and data (stage 1 reads prompts with a harm label, stage 2 replies with one, stage
+3 the safe replies; docs/training-on-your-data.md):
+
+  workbench train --backbone PATH --data wildguardmix:wg.parquet,beavertails:train.jsonl.gz
+      --check-against xstest:xstest_prompts.csv,harmbench:behaviors.csv --out runs/real
+
 With settings of your own (module: the architecture; curriculum: the stages unconditional on texts,
-conditional on pairs, bridge on safe replies; data: how many examples of each):
+conditional on pairs, bridge on safe replies; data: how many examples of each to draw from the
+embedded world):
 
   workbench train --backbone testbed-llama --print-config > mine.yaml
 
   workbench train --backbone testbed-llama --config mine.yaml --out runs/mine
 """
-
-_TITLES = {
-    "unconditional": "1 texts  ",
-    "conditional": "2 pairs  ",
-    "bridge": "3 bridge ",
-}
-_SHOWN = {
-    "unconditional": ("accuracy", "f1", "auroc"),
-    "conditional": ("accuracy", "f1", "auroc", "ambiguous_auroc", "trigger_auroc"),
-    "bridge": ("ce", "safety", "norm", "harm_rate"),
-}
 
 
 def register(app: typer.Typer) -> None:
@@ -56,6 +47,12 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="Run folder to write; use it as svgt:FOLDER.")
     ] = None,
+    data: Annotated[
+        str,
+        typer.Option(
+            help="testbed, or separated by commas: SOURCE:PATH, SOURCE/PART (the hub), FILE.jsonl."
+        ),
+    ] = "testbed",
     config: Annotated[
         str,
         typer.Option(
@@ -67,8 +64,35 @@ def train(
         int, typer.Option(min=0, max=MAX_SEED, help="Decides initialisation, data and batch order.")
     ] = 0,
     size: Annotated[
-        float, typer.Option(help="Share of the examples to learn from; below 1 for a quick look.")
+        float,
+        typer.Option(help="Share of the embedded world's examples; below 1 for a quick look."),
     ] = 1.0,
+    check_against: Annotated[
+        str,
+        typer.Option(help="Evaluation sets, as in --data: how many of their prompts stand here."),
+    ] = "",
+    drop_overlaps: Annotated[
+        bool, typer.Option("--drop-overlaps", help="Leave out what those sets hold too.")
+    ] = False,
+    max_per_source: Annotated[
+        int | None, typer.Option(min=1, help="Most rows of one source; whole groups are drawn.")
+    ] = None,
+    balance: Annotated[
+        float | None,
+        typer.Option(
+            min=1.0, help="Most training examples of the larger class for one of the other."
+        ),
+    ] = None,
+    validation_share: Annotated[
+        float, typer.Option(help="Share of the groups that is held out, between 0 and 1.")
+    ] = 0.1,
+    max_tokens: Annotated[
+        int | None,
+        typer.Option(min=1, help="Leave out (and count) rows longer than this; nothing is cut."),
+    ] = None,
+    measure_replies: Annotated[
+        int, typer.Option(min=0, help="Validation prompts of files that are answered and judged.")
+    ] = 32,
     device: Device = "cpu",
     backend: Backend = "transformer-lens",
     resume: Annotated[
@@ -82,8 +106,16 @@ def train(
     from dataclasses import replace
 
     from workbench.backbone import load_backbone
+    from workbench.cli._training import (
+        TESTBED,
+        StageBoard,
+        named_data,
+        show_data,
+        training_progress,
+    )
     from workbench.config import dump_yaml, load_yaml
-    from workbench.evaluation.value_training import train_in_testbed
+    from workbench.data.assembly import AssemblyConfig
+    from workbench.evaluation import value_training
     from workbench.svgt.curriculum import Recipe
     from workbench.svgt.recipes import make_recipe
 
@@ -91,6 +123,7 @@ def train(
         check_resumable(out, resume)
     elif not print_config:
         raise ConfigError("name the run folder to write with --out FOLDER")
+    assembly = AssemblyConfig(validation_share, max_per_source, balance, drop_overlaps)
     model = load_backbone(backbone, device=device, backend=backend)
     path = Path(config)
     if path.suffix in (".yaml", ".yml"):
@@ -101,10 +134,27 @@ def train(
     if out is None or print_config:
         typer.echo(dump_yaml(recipe), nl=False)
         return
-    progress = _progress()
+    if size != 1.0 and data != TESTBED:
+        raise ConfigError("--size is for the embedded world; with files use --max-per-source")
+    chosen = named_data(
+        data,
+        recipe.data,
+        assembly,
+        check_against=check_against,
+        max_tokens=max_tokens,
+        n_measured=measure_replies,
+    )
+    progress = training_progress()
     try:
-        trained = train_in_testbed(
-            model, recipe, out, seed=seed, resume=resume, on_event=_StageBoard(progress).show
+        trained = value_training.train_into_folder(
+            model,
+            recipe,
+            chosen,
+            out,
+            seed=seed,
+            resume=resume,
+            on_data=show_data,
+            on_event=StageBoard(progress).show,
         )
     finally:
         if progress.live.is_started:
@@ -113,51 +163,3 @@ def train(
         typer.echo(f"{out} holds a finished training; nothing was left to resume")
         return
     typer.echo(f"value module written to {out}; use it with --guidance svgt:{out}")
-
-
-def _progress() -> "Progress":
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    from workbench.cli._console import error_console
-
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[numbers]}"),
-        console=error_console(),
-    )
-
-
-class _StageBoard:
-    """One progress bar a stage, with its live loss; validations are printed as they come."""
-
-    def __init__(self, progress: "Progress") -> None:
-        self._progress = progress
-        self._tasks: dict[str, TaskID] = {}
-
-    def show(self, event: "TrainingEvent") -> None:
-        """Show one event."""
-        if event.stage not in self._tasks:
-            self._progress.start()  # not before: a mistake in what was asked is one line, no bars
-            self._tasks[event.stage] = self._progress.add_task(
-                _TITLES[event.stage], total=event.n_steps, numbers=""
-            )
-        numbers = "  ".join(f"{name} {value:.3f}" for name, value in event.losses.items())
-        self._progress.update(self._tasks[event.stage], completed=event.step, numbers=numbers)
-        if event.metrics is not None:
-            shown = "  ".join(
-                f"{name} {event.metrics[name]:.3f}"
-                for name in _SHOWN[event.stage]
-                if name in event.metrics
-            )
-            self._progress.console.print(
-                f"{_TITLES[event.stage]} step {event.step:>5}  validation  {shown}", soft_wrap=True
-            )

@@ -57,11 +57,19 @@ class BenchmarkSplit:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Splits and the judge that knows their truth."""
+    """Splits and the judge that knows their truth.
+
+    Attributes:
+        name: Its name in records.
+        splits: The prompts.
+        judge: Who scores the replies.
+        sha256: Of the examples, where they come from files; empty where the seed decides them.
+    """
 
     name: str
     splits: Sequence[BenchmarkSplit]
     judge: Judge
+    sha256: str = ""
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,7 @@ class Evaluation:
 
     def describe(self) -> dict[str, object]:
         """What a run folder keeps and a resumed run must agree with."""
+        content = {"sha256": self.benchmark.sha256} if self.benchmark.sha256 else {}
         return {
             "backbone": self.backbone.name,
             "weights_hash": self.backbone.weights_hash,
@@ -73,6 +74,7 @@ class Evaluation:
                 str(spec): dict(self.identities.get(spec, {})) for spec in self.guidances
             },
             "benchmark": self.benchmark.name,
+            **content,
             "judge": self.benchmark.judge.name,
             "splits": {split.name: len(split.examples) for split in self.benchmark.splits},
             "decoding": to_mapping(self.config),

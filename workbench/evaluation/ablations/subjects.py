@@ -17,7 +17,8 @@ from workbench.evaluation.ablations.catalogue import (
     changed,
     changes_stage_3_only,
 )
-from workbench.evaluation.value_training import train_in_testbed
+from workbench.evaluation.testbed_training import TestbedData
+from workbench.evaluation.value_training import train_into_folder
 from workbench.guidance.registry import find_value_module, shipped_configs
 from workbench.guidance.svgt_bridge import SVGTBridge
 from workbench.svgt.checkpoint import RECORD_FILE, load_value_module, read_checkpoint_record
@@ -97,9 +98,10 @@ class ModuleStore:
 
     def _train(self, recipe: Recipe, key: str, seed: int, earlier: Path | None) -> Path:
         out = self.folder / key / str(seed)
-        train_in_testbed(
+        train_into_folder(
             self.backbone,
             recipe,
+            TestbedData(recipe.data),
             out,
             seed=seed,
             resume=True,

@@ -19,7 +19,7 @@ from workbench.data.training import ValueData
 from workbench.evaluation.benchmark import Benchmark, EvaluationConfig, Shard, evaluate_shard
 from workbench.evaluation.leaderboard.plan import BackboneSource, Entrant
 from workbench.evaluation.testbed_benchmark import embedded_benchmark
-from workbench.evaluation.value_training import draw_value_data
+from workbench.evaluation.testbed_training import draw_value_data
 from workbench.guidance.method import FittedGuidance, Method
 from workbench.guidance.methods import get_method
 from workbench.guidance.registry import load_guidance
