@@ -124,7 +124,7 @@ def test_the_default_is_the_workbench_recipe(
     assert run([*arguments, "--config", "input-only"]) == 0
     assert [args[1].module.name for args in given] == ["workbench", "input-only"]
     assert [args[1].module.d_model for args in given] == [16, 16]
-    assert given[0][2] == tmp_path / "out"
+    assert given[0][3] == tmp_path / "out"
 
 
 # ------------------------------------------------------------------------------ it goes on
@@ -137,12 +137,12 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(
     capsys: Captured,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from workbench.cli import train as command
+    from workbench.cli import _training as command
 
     recipe = ["--config", config(TINY)]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert run([*arguments[:-1], str(whole), *recipe]) == 0
-    show = command._StageBoard.show
+    show = command.StageBoard.show
 
     def interrupted(self: Any, event: Any) -> None:  # noqa: ANN401 - as the original
         show(self, event)
@@ -151,7 +151,7 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(
 
     begin = [*arguments[:-1], str(cut), *recipe]
     with monkeypatch.context() as patch:
-        patch.setattr(command._StageBoard, "show", interrupted)
+        patch.setattr(command.StageBoard, "show", interrupted)
         assert run(begin) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "error: interrupted"
     assert not (cut / "svgt.json").exists()
