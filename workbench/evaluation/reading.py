@@ -51,7 +51,8 @@ class ReadingRoom:
             try:
                 self._prompts[prompt] = int(self.backbone.encode([prompt]).lengths[0])
             except TokenError as error:
-                self._prompts[prompt] = self._refuse(error)
+                self._prompts[prompt] = None
+                self.refused = self.refused or str(error)
         return self._prompts[prompt]
 
     def response_length(self, text: str) -> int | None:
@@ -60,8 +61,6 @@ class ReadingRoom:
             try:
                 self._responses[text] = int(self.backbone.encode_responses([text]).lengths[0])
             except TokenError as error:
-                self._responses[text] = self._refuse(error)
+                self._responses[text] = None
+                self.refused = self.refused or str(error)
         return self._responses[text]
-
-    def _refuse(self, error: TokenError) -> None:
-        self.refused = self.refused or str(error)

@@ -12,9 +12,10 @@ targets     stage 3: safe replies, unless their prompt is labelled harmless; wit
 Nothing leaves silently: every row that is not used is counted under its reason.
 """
 
-from workbench.data.assembly.assemble import Assembled, WhyNot, assemble
+from workbench.data.assembly.assemble import Assembled, assemble
 from workbench.data.assembly.config import AssemblyConfig
 from workbench.data.assembly.report import ClassCount, DataReport, LeftOut, SetOverlap
+from workbench.data.assembly.selection import WhyNot
 
 __all__ = [
     "Assembled",

@@ -88,12 +88,20 @@ def _arguments(hub_set: HubSet, load_dataset: Any) -> Mapping[str, object]:  # n
     return arguments
 
 
+def access_steps(id: str) -> str:
+    """How to get access to a gated set."""
+    return (
+        f"accept its conditions at https://huggingface.co/datasets/{id}, run `hf auth login` (or "
+        "set HF_TOKEN to a token of yours)"
+    )
+
+
 def _message(hub_set: HubSet, error: Exception, steps: str) -> str:
     reason = " ".join(str(error).split())[:200]
     if hub_set.gated or any(word in reason.casefold() for word in _GATED):
         advice = (
-            f"accept its conditions at https://huggingface.co/datasets/{hub_set.id}, run "
-            "`hf auth login`, and try again with a connection (HF_HUB_OFFLINE must not be 1)"
+            f"{access_steps(hub_set.id)}, and try again with a connection (HF_HUB_OFFLINE must "
+            "not be 1)"
         )
     else:
         advice = "check the connection (HF_HUB_OFFLINE must not be 1) and the name"

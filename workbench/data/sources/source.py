@@ -6,7 +6,7 @@ from pathlib import Path
 
 from workbench.data.example import Conversation, Example, Label, as_conversation
 from workbench.data.normalising import content_key, prompt_text
-from workbench.data.sources.hub import HubSet, hub_rows
+from workbench.data.sources.hub import HubSet, access_steps, hub_rows
 from workbench.data.sources.labels import Cell, known
 from workbench.data.sources.tables import Row, read_rows
 from workbench.errors import DataError
@@ -103,12 +103,23 @@ class Source:
             ConfigError: The hub is asked for and the ``data`` extra is not installed.
         """
         if path is not None:
-            rows, where = read_rows(path), str(path)
+            rows, where = self._rows_of_file(path), str(path)
         else:
             hub_set = self._hub_set(part, revision)
             rows, where = hub_rows(hub_set, self.steps), str(hub_set)
         layout = self._layout(rows[0][1], where, others or {})
         return self._examples(rows, layout, where)
+
+    def _rows_of_file(self, path: str | Path) -> list[tuple[int, Row]]:
+        """The rows of a file; where there is none, how to get it."""
+        try:
+            return read_rows(path)
+        except DataError as error:
+            if Path(path).exists():
+                raise
+            gated = next((found.id for found in self.hub.values() if found.gated), None)
+            access = "" if gated is None else f"{access_steps(gated)}, then "
+            raise DataError(f"{error}: {access}{self.steps}") from error
 
     def _hub_set(self, part: str | None, revision: str | None) -> HubSet:
         if not self.hub:
