@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from workbench.data.assembly import AssemblyConfig, assemble
 from workbench.data.contamination import check_contamination
-from workbench.data.example import Example
+from workbench.data.example import Example, as_conversation
+from workbench.data.normalising import normalise, prompt_text
 from workbench.data.sources import VOCABULARY, load_source
 
 FILES = {
@@ -112,3 +114,36 @@ def test_sets_that_share_nothing(benchmark_data: Path) -> None:
         load(benchmark_data, "advbench"), load(benchmark_data, "harmbench")
     )
     assert report.overlaps == ()
+
+
+def test_training_prompts_are_compared_with_the_sets_they_are_tested_on(
+    benchmark_data: Path,
+) -> None:
+    pairs = [
+        Example(
+            f"p{n}", as_conversation(f"pair number {n}"), f"reply {n}",
+            {"response_harm": n % 2 == 0}, source="made", group=f"p{n}",
+        )
+        for n in range(20)
+    ]  # fmt: skip
+    sources = {
+        "xstest": load(benchmark_data, "xstest"),
+        "advbench": load(benchmark_data, "advbench"),
+        "made": pairs,
+    }
+    against = {
+        "pair": load(benchmark_data, "pair"),
+        "harmbench": load(benchmark_data, "harmbench"),
+    }
+    made = assemble(sources, AssemblyConfig(0.2), seed=0, against=against)
+    found = {overlap.other: (overlap.exact, overlap.near) for overlap in made.report.overlaps}
+    assert found["pair"] == (50, 0)
+    assert found["harmbench"] == (0, 0)
+    assert found["validation"][0] == 0
+    assert made.report.total("prompts", "train", "harmful") == 160 + 416
+    assert made.report.total("prompts", "validation", "harmless") == 50
+    clean = assemble(sources, AssemblyConfig(0.2, drop_overlaps=True), seed=0, against=against)
+    assert clean.report.overlaps[0].dropped >= 50
+    kept = [*clean.train.prompts, *clean.validation.prompts]
+    there = {normalise(prompt_text(example.prompt)) for example in against["pair"]}
+    assert not there & {normalise(prompt_text(row.prompt)) for row in kept}

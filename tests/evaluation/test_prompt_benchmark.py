@@ -2,7 +2,9 @@
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,16 +117,12 @@ def test_judges_see_the_labels_of_the_set() -> None:
     )
     [asked] = made.benchmark.splits[0].examples
     assert (asked.labels["kind"], asked.context) == ("harmful", "copyright")
-    from dataclasses import replace
-
     made.benchmark.judge.judge([replace(asked, response="said")])
     assert (seen[0].labels["kind"], seen[0].response, seen[0].id) == ("copyright", "said", "1")
     assert made.benchmark.judge.name == "watching"
 
 
 def test_what_a_guidance_adds_counts_as_length(tiny: "TinyModel") -> None:
-    from dataclasses import dataclass
-
     @dataclass(frozen=True)
     class Wordy(NoGuidance):
         def prepare(self, prompts: Sequence[Any]) -> Sequence[Any]:
@@ -181,3 +179,22 @@ def test_refusals_of_real_prompts_have_clustered_intervals_and_harm_stays_unscor
     assert harm["value"].isna().all()
     assert found["svgt", "harm_rate"]["n"] == 0
     assert set(measured["group"]) == {"cake", "car", "phone"}
+
+
+def test_published_files_become_splits(benchmark_data: Path) -> None:
+    named = load_named(
+        [
+            f"harmbench:{benchmark_data / 'harmbench/harmbench_behaviors_text_all.csv'}",
+            f"xstest:{benchmark_data / 'xstest/xstest_v2_completions_gpt4.csv'}",
+        ]
+    )
+    made = make(named)
+    assert not made.left_out
+    harmbench, xstest = made.benchmark.splits
+    assert Counter(one.context for one in harmbench.examples) == {
+        "standard": 200, "contextual": 100, "copyright": 100,
+    }  # fmt: skip
+    assert Counter(one.labels["kind"] for one in xstest.examples) == {
+        "lookalike": 250, "harmful": 200,
+    }  # fmt: skip
+    assert sum(one.response is not None for one in xstest.examples) == 229  # full compliances
