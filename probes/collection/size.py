@@ -34,6 +34,18 @@ _MARGIN_SHARE = 0.02
 _MARGIN_BYTES = 64 * 2**20
 
 
+def stored_type(name: str) -> StoredType:
+    """The number type of a name.
+
+    Raises:
+        ConfigError: It is unknown.
+    """
+    for known in STORED_TYPES:
+        if name == known:
+            return known
+    raise ConfigError(f"states cannot be kept as {name}: choose from {', '.join(STORED_TYPES)}")
+
+
 @dataclass(frozen=True)
 class SizeEstimate:
     """What a collection writes.
@@ -70,12 +82,7 @@ def estimate_size(arrays: Sequence[SiteArray], dtype: StoredType = "float32") ->
     Args:
         arrays: What is written, see :func:`probes.collection.sites.site_arrays`.
         dtype: Number type on disk.
-
-    Raises:
-        ConfigError: The number type is unknown.
     """
-    if dtype not in STORED_TYPES:
-        raise ConfigError(f"dtype = '{dtype}': choose from {', '.join(STORED_TYPES)}")
     return SizeEstimate(
         {array.site: array.shape[0] for array in arrays},
         {array.site: math.prod(array.shape) * _BYTES[dtype] for array in arrays},

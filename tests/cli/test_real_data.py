@@ -32,7 +32,7 @@ def data(tmp_path: Path) -> Path:
     for verb in ("burn", "bake"):
         for noun in NOUNS:
             harmful = verb == "burn"
-            for reply in ("sorry , i can 't help with that .", f"first , {verb} the {noun} ."):
+            for reply in ("sorry , i can not help with that .", f"first , {verb} the {noun} ."):
                 lines.append({
                     "prompt": f"how do i {verb} my {noun} ?",
                     "prompt_harm": harmful,
@@ -79,7 +79,7 @@ def test_a_training_on_a_file_shows_its_data_and_is_used_to_evaluate(
         tmp_path / "test.jsonl",
         [
             {"prompt": "How do I burn my cake?", "prompt_harm": True},
-            {"prompt": "how do i burn my garden ?", "prompt_harm": True},
+            {"prompt": "how do i burn my bread ?", "prompt_harm": True},
             {"prompt": "how do i bake my bread ?", "prompt_harm": False, "response": "first ."},
             {"prompt": "how do i xylophone ?", "prompt_harm": True},
         ],

@@ -37,21 +37,25 @@ from workbench.svgt.objectives import SafetyConfig
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 IN_PROMPT, IN_REPLY = "t7", "t9"
-STAGE = StageConfig(
-    epochs=3.0, batch_size=16, learning_rate=3e-3, old_rate=1e-3, evaluations=4, schedule="linear"
-)
+N_ROWS = 400
+STAGE = StageConfig(epochs=4.0, batch_size=8, learning_rate=3e-3, evaluations=4, schedule="linear")
 RECIPE = Recipe(
     SVGTConfig(
         name="mine",
         d_model=64,
         layer=1,
         n_bridge=2,
-        d_value=16,
-        encoder=EncoderConfig(n_heads=2, n_layers=1),
+        d_value=32,
+        encoder=EncoderConfig(n_heads=4, n_layers=1),
         trigger=TriggerConfig(kind="windowed", width=16, n_heads=2),
-        bridge=BridgeConfig(kind="offset"),
+        bridge=BridgeConfig(kind="offset", gain_init="residual-norm", gate_init=0.0),
     ),
-    CurriculumConfig(STAGE, STAGE, replace(STAGE, epochs=1.0), trigger_weight=1.0),
+    CurriculumConfig(
+        STAGE,
+        replace(STAGE, learning_rate=1e-3, old_rate=3e-3),
+        replace(STAGE, epochs=0.3, learning_rate=2e-2, evaluations=2),
+        trigger_weight=0.2,
+    ),
 )
 
 
@@ -71,10 +75,11 @@ class Writer:
         self.rng = np.random.default_rng(seed)
         self.shuffled = shuffled
 
-    def text(self, planted: str | None, n_words: int = 8) -> str:
-        words = [f"t{i}" for i in self.rng.integers(20, 120, size=n_words)]
+    def text(self, planted: str | None, n_words: int = 5) -> str:
+        """Random words, more than half of them the planted one."""
+        words = [f"t{i}" for i in self.rng.integers(20, 60, size=n_words)]
         if planted is not None:
-            for place in self.rng.permutation(n_words)[: n_words // 3 + 1]:
+            for place in self.rng.permutation(n_words)[: n_words // 2 + 1]:
                 words[place] = planted
         return " ".join(words)
 
@@ -144,7 +149,7 @@ class Writer:
         ]
 
 
-def files(folder: Path, n: int = 200, *, shuffled: bool = False, **settings: Any) -> FileData:  # noqa: ANN401
+def files(folder: Path, n: int = N_ROWS, *, shuffled: bool = False, **settings: Any) -> FileData:  # noqa: ANN401
     given: dict[str, Any] = {"config": AssemblyConfig(0.25), "n_measured": 4, **settings}
     return FileData(load_named(Writer(folder, shuffled=shuffled).all(n)), **given)
 
@@ -174,16 +179,19 @@ def shuffled(backbone: TransformerLensBackbone, tmp_path_factory: pytest.TempPat
 # ------------------------------------------------------------------------------ what is learned
 
 
-@pytest.mark.parametrize("stage", ["unconditional", "conditional"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("stage", "loss", "auroc"), [("unconditional", 0.2, 0.98), ("conditional", 0.52, 0.85)]
+)
 def test_validation_loss_falls_where_labels_follow_a_word(
-    planted: Path, shuffled: Path, stage: str
+    planted: Path, shuffled: Path, stage: str, loss: float, auroc: float
 ) -> None:
     found = validations(planted / "run", stage, "bce")
-    assert min(found) < 0.35 < found[0], found
-    assert max(validations(planted / "run", stage, "auroc")) > 0.93
+    assert min(found) < loss < found[0], found
+    assert max(validations(planted / "run", stage, "auroc")) > auroc
     control = validations(shuffled / "run", stage, "bce")
-    assert min(control) > 0.6, control  # nats; a coin is worth 0.69
-    assert max(validations(shuffled / "run", stage, "auroc")) < 0.75
+    assert min(control) > 0.6, control  # nats; the classes' shares alone are worth 0.66 to 0.69
+    assert max(validations(shuffled / "run", stage, "auroc")) < 0.7
 
 
 def test_the_bridge_learns_the_safe_replies_of_validation(planted: Path) -> None:
@@ -200,7 +208,7 @@ def test_the_folder_says_what_was_used_and_what_was_not(
     run = RunFolder.open(planted / "run")
     kept: Any = run.record.config["data"]
     assert {name: kept["sources"][name]["examples"] for name in kept["sources"]} == {
-        "wildguardmix": 200, "beavertails": 200, "pku-saferlhf": 200,
+        "wildguardmix": 400, "beavertails": 400, "pku-saferlhf": 400,
     }  # fmt: skip
     assert kept["validation_share"] == 0.25
     report = read_json(planted / "run" / DATA_FILE)
@@ -208,14 +216,20 @@ def test_the_folder_says_what_was_used_and_what_was_not(
         (row["source"], row["stage"], row["split"], row["kind"]): row["n"]
         for row in report["counts"]
     }
-    for kind in ("harmful", "harmless"):
-        assert counts["wildguardmix", "prompts", "train", kind] == 75
-        assert counts["wildguardmix", "prompts", "validation", kind] == 25
-    assert counts["pku-saferlhf", "targets", "train", "with contrast"] == 75
+    of_prompts = {
+        split: {
+            kind: counts["wildguardmix", "prompts", split, kind] for kind in ("harmful", "harmless")
+        }
+        for split in ("train", "validation")
+    }
+    assert (of_prompts["train"]["harmless"], of_prompts["validation"]["harmless"]) == (150, 50)
+    assert counts["pku-saferlhf", "targets", "train", "with contrast"] == 150
     left = {(row["source"], row["reason"]): row["n"] for row in report["left_out"]}
-    assert left["wildguardmix", "no reply (stages 2 and 3)"] == 67
-    assert left["wildguardmix", "reply not labelled (stages 2 and 3)"] == 26
-    assert left["beavertails", "prompt not labelled (stage 1)"] == 200
+    again = left["wildguardmix", "prompt that stands there already (stage 1)"]
+    assert sum(of_prompts[split]["harmful"] for split in of_prompts) + again == 200
+    assert left["wildguardmix", "no reply (stages 2 and 3)"] == 134
+    assert left["wildguardmix", "reply not labelled (stages 2 and 3)"] == 53
+    assert left["beavertails", "prompt not labelled (stage 1)"] == 400
     [between] = report["overlaps"]
     assert (between["ours"], between["other"], between["exact"]) == ("train", "validation", 0)
     rows = run.read_summary()
@@ -224,7 +238,8 @@ def test_the_folder_says_what_was_used_and_what_was_not(
         if (row.get("source"), row["metric"], row.get("split"))
         == ("wildguardmix", "prompts harmful", "train")
     ]  # fmt: skip
-    assert (row["estimate"], row["stage"]) == (75, "unconditional")
+    assert row["estimate"] == of_prompts["train"]["harmful"]
+    assert row["stage"] == "unconditional"
     measured = {row["metric"]: row for row in rows if row["stage"] == "bridge"}
     assert measured["refusal_rate"]["n"] == 4
     assert "harm_rate" not in measured  # nobody here knows
@@ -272,25 +287,31 @@ def kill_at(stage: str, step: int) -> Callable[[TrainingEvent], None]:
     return kill
 
 
+@pytest.fixture(scope="module")
+def whole(backbone: TransformerLensBackbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short uninterrupted training; its files lie beside it."""
+    folder = tmp_path_factory.mktemp("whole")
+    train_into_folder(backbone, SHORT, files(folder, 60), folder / "run", seed=2)
+    return folder
+
+
 @pytest.mark.parametrize(
     ("stage", "step"), [("unconditional", 3), ("conditional", 2), ("bridge", 1)]
 )
 def test_a_killed_training_ends_like_an_uninterrupted_one(
-    backbone: TransformerLensBackbone, tmp_path: Path, stage: str, step: int
+    backbone: TransformerLensBackbone, whole: Path, tmp_path: Path, stage: str, step: int
 ) -> None:
     def data() -> FileData:
         return files(tmp_path, 60)
 
-    train_into_folder(backbone, SHORT, data(), tmp_path / "whole", seed=2)
+    cut = tmp_path / "cut"
     with pytest.raises(Killed):
-        train_into_folder(
-            backbone, SHORT, data(), tmp_path / "cut", seed=2, on_event=kill_at(stage, step)
-        )
-    assert (tmp_path / "cut" / STATE_FILE).exists() == (stage != "unconditional" or step > 3)
-    assert train_into_folder(backbone, SHORT, data(), tmp_path / "cut", seed=2, resume=True)
+        train_into_folder(backbone, SHORT, data(), cut, seed=2, on_event=kill_at(stage, step))
+    assert (cut / STATE_FILE).exists()
+    assert train_into_folder(backbone, SHORT, data(), cut, seed=2, resume=True) is not None
     for name in ("svgt.safetensors", "metrics.parquet", "summary.json", DATA_FILE):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    assert train_into_folder(backbone, SHORT, data(), tmp_path / "cut", seed=2, resume=True) is None
+        assert (cut / name).read_bytes() == (whole / "run" / name).read_bytes(), name
+    assert train_into_folder(backbone, SHORT, data(), cut, seed=2, resume=True) is None
 
 
 def test_other_data_or_settings_do_not_go_on(

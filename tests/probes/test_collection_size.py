@@ -8,7 +8,14 @@ import torch
 from probes.collection import collect, estimate_size
 from probes.collection.collect import plan_size
 from probes.collection.sites import SiteArray
-from probes.collection.size import ROUND_OFF, STORED_TYPES, SizeEstimate, StoredType, in_words
+from probes.collection.size import (
+    ROUND_OFF,
+    STORED_TYPES,
+    SizeEstimate,
+    StoredType,
+    in_words,
+    stored_type,
+)
 from workbench.backbone import TransformerLensBackbone, load_backbone
 from workbench.data.example import Example, as_conversation
 from workbench.errors import ConfigError
@@ -35,8 +42,9 @@ def test_bytes_are_rows_times_layers_times_width() -> None:
     assert estimate_size(arrays, "bfloat16").total * 2 == size.total == 80 * 3 * 64 * 4
     assert size.needed > size.total
     assert "61.44 kB as float32: prompt_last (10 rows), response_tokens (70 rows)" in str(size)
-    with pytest.raises(ConfigError, match="choose from float32, float16, bfloat16"):
-        estimate_size(arrays, "float8")  # type: ignore[arg-type]
+    assert [stored_type(name) for name in STORED_TYPES] == list(STORED_TYPES)
+    with pytest.raises(ConfigError, match="float8: choose from float32, float16, bfloat16"):
+        stored_type("float8")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 from probes.collection import SizeEstimate, StateStore, collect
 from probes.collection.collect import plan_size
 from probes.collection.sites import reads_response, require_residual_sites
-from probes.collection.size import STORED_TYPES, StoredType
+from probes.collection.size import StoredType
 from workbench.backbone.protocol import Backbone
 from workbench.cli._console import error_console, output, progress_bar
 from workbench.data.example import Example
@@ -43,18 +43,6 @@ def sites_in(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
     return require_residual_sites([piece.strip() for piece in text.split(",")])
-
-
-def stored_type(text: str) -> StoredType:
-    """The number type of a name.
-
-    Raises:
-        ConfigError: It is unknown.
-    """
-    for known in STORED_TYPES:
-        if text == known:
-            return known
-    raise ConfigError(f"--dtype {text}: choose from {', '.join(STORED_TYPES)}")
 
 
 def modules_in(text: str | None, backbone: Backbone) -> dict[str, ValueModule]:

@@ -76,11 +76,12 @@ def collect(
     ] = False,
 ) -> None:
     """Collect states; see ``_HELP``."""
+    from probes.collection.size import stored_type
     from workbench.backbone import load_backbone
     from workbench.cli import _collecting
     from workbench.runs import RUN_FILE
 
-    chosen, kept_as = _collecting.sites_in(sites), _collecting.stored_type(dtype)
+    chosen, kept_as = _collecting.sites_in(sites), stored_type(dtype)
     wanted = _collecting.layers_in(layers)
     if out is not None:
         check_resumable(out, resume)

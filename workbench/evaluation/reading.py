@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from workbench.backbone.protocol import Backbone
 from workbench.data.example import Conversation
-from workbench.errors import TokenError
+from workbench.errors import ContextLengthError, TokenError
 
 
 @dataclass(eq=False)
@@ -46,10 +46,15 @@ class ReadingRoom:
         return None
 
     def prompt_length(self, prompt: Conversation) -> int | None:
-        """Tokens of a prompt with its template; None where the tokenizer cannot read it."""
+        """Tokens of a prompt with its template; None where the tokenizer cannot read it.
+
+        What exceeds the context counts as one token more than that.
+        """
         if prompt not in self._prompts:
             try:
                 self._prompts[prompt] = int(self.backbone.encode([prompt]).lengths[0])
+            except ContextLengthError:
+                self._prompts[prompt] = self.backbone.n_ctx + 1
             except TokenError as error:
                 self._prompts[prompt] = None
                 self.refused = self.refused or str(error)
@@ -60,6 +65,8 @@ class ReadingRoom:
         if text not in self._responses:
             try:
                 self._responses[text] = int(self.backbone.encode_responses([text]).lengths[0])
+            except ContextLengthError:
+                self._responses[text] = self.backbone.n_ctx + 1
             except TokenError as error:
                 self._responses[text] = None
                 self.refused = self.refused or str(error)

@@ -129,6 +129,7 @@ def _report_rows(report: DataReport) -> list[dict[str, object]]:
     ]
     shared: list[dict[str, object]] = [
         {
+            "stage": "data",
             "metric": f"prompts shared with {overlap.other}, {kind}",
             "estimate": n,
             "n": overlap.n_other,
