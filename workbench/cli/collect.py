@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli._limits import Device, check_resumable
+from workbench.cli._limits import Backend, Device, check_resumable
 from workbench.errors import ConfigError, RunError
 
 _HELP = """Read the residual stream of many prompts once and keep it on disk.
@@ -71,6 +71,7 @@ def collect(
         bool, typer.Option("--estimate", help="Say how large it would be; write nothing.")
     ] = False,
     device: Device = "cpu",
+    backend: Backend = "transformer-lens",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a collection that was cut off.")
     ] = False,
@@ -89,7 +90,7 @@ def collect(
             raise RunError(f"{out} holds a run already: add --resume to go on, or name another")
     elif not estimate:
         raise ConfigError("name the folder to write with --out FOLDER, or add --estimate")
-    model = load_backbone(backbone, device=device)
+    model = load_backbone(backbone, device=device, backend=backend)
     readers = _collecting.modules_in(modules, model)
     examples = _collecting.read_prompts(prompts, model, sites=chosen, limit=limit, skip=skip)
     if out is None or estimate:
