@@ -135,7 +135,7 @@ def test_a_limit_and_a_balance_reach_the_data(train: list[str], tmp_path: Path) 
     ("change", "message"),
     [
         (["--data", "wildguardmix:none.parquet"], "run `hf auth login`"),
-        (["--data", "nothing.jsonl"], "there is no file nothing.jsonl"),
+        (["--data", "nothing.jsonl"], "cannot read nothing.jsonl"),
         (["--data", "testbed,xstest:a.csv"], "cannot be mixed with files"),
         (["--data", "testbed", "--balance", "2"], "are for files"),
         (["--size", "0.5"], "use --max-per-source"),

@@ -44,7 +44,7 @@ def test_sources_and_own_files_are_read_under_names_that_differ(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("nothing.jsonl", "there is no file nothing.jsonl, and it names no source"),
+        ("nothing.jsonl", "cannot read nothing.jsonl: there is no such file, and it names no"),
         ("wildgardmix:a.parquet", "did you mean wildguardmix:PATH"),
         ("nonsense", "unknown source 'nonsense'"),
         ("wildguardmix:none.parquet", "cannot read none.parquet .*`hf auth login`.* HF_TOKEN"),

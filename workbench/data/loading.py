@@ -41,7 +41,7 @@ def load_examples(spec: str) -> list[Example]:
     name = spec.partition(":")[0]
     close = difflib.get_close_matches(name, SOURCES, n=1) if ":" in spec else []
     hint = f"; did you mean {close[0]}:PATH?" if close else ""
-    raise DataError(f"there is no file {spec}, and it names no source{hint}")
+    raise DataError(f"cannot read {spec}: there is no such file, and it names no source{hint}")
 
 
 def load_named(specs: Sequence[str]) -> dict[str, list[Example]]:
