@@ -706,7 +706,7 @@ def test_the_command_trains_measures_and_says_what_it_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     tiny: "TinyModel",
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("workbench.backbone.load_backbone", lambda name: tiny.backbone)
+    monkeypatch.setattr("workbench.backbone.load_backbone", lambda name, **_: tiny.backbone)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(to_mapping(TINY)), encoding="utf-8")
     out = tmp_path / "out"
