@@ -224,11 +224,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> object:
 def test_the_three_stages_learn_there_and_the_module_goes_back_to_the_cpu(
     card: "TransformerLensBackbone", quick: object, tmp_path: Path
 ) -> None:
-    from workbench.evaluation.value_training import train_in_testbed
+    from workbench.evaluation.testbed_training import TestbedData
+    from workbench.evaluation.value_training import train_into_folder
     from workbench.svgt import load_value_module
 
     kept = torch.cuda.get_rng_state()
-    trained = train_in_testbed(card, quick, tmp_path / "run", seed=0)  # type: ignore[arg-type]
+    data = TestbedData(quick.data)  # type: ignore[attr-defined]
+    trained = train_into_folder(card, quick, data, tmp_path / "run", seed=0)  # type: ignore[arg-type]
     assert torch.equal(torch.cuda.get_rng_state(), kept)
     assert trained is not None
     assert trained.module.device.type == DEVICE

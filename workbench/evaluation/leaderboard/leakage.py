@@ -25,7 +25,7 @@ from workbench.errors import DataError
 from workbench.evaluation.leaderboard.plan import BASELINE, REFERENCE, Entrant, Plan
 from workbench.evaluation.leaderboard.work import prompts_of, shared_backbone
 from workbench.evaluation.testbed_benchmark import embedded_benchmark
-from workbench.evaluation.value_training import draw_value_data
+from workbench.evaluation.testbed_training import draw_value_data
 from workbench.guidance.artifact import read_artifact_record
 from workbench.guidance.registry import find_fitted, find_value_module
 from workbench.runs import RUN_FILE, RunFolder
@@ -139,8 +139,9 @@ def _of_module(folder: Path, backbone: Backbone) -> Iterator[Draw]:
     """From the run folder of its training, or the recipe of a shipped module."""
     if (folder / RUN_FILE).is_file():
         run = RunFolder.open(folder).record
-        if isinstance(run.config.get("data"), Mapping):
-            yield Draw(run.seed, _data(run.config["data"], folder))
+        data = run.config.get("data")
+        if isinstance(data, Mapping) and "sources" not in data:  # files are not drawn again
+            yield Draw(run.seed, _data(data, folder))
         return
     record = read_checkpoint_record(folder)
     name, seed = str(record.config.get("name")), record.metrics.get("seed")
