@@ -397,3 +397,11 @@ def test_a_contrastive_term_gets_targets_with_a_harmful_reply(
     prepared = files(tmp_path, 60).prepare(backbone, recipe, seed=0)
     assert all(target.harmful_response for target in prepared.train.targets)
     assert {c.source for c in prepared.report.counts if c.stage == "targets"} == {"pku-saferlhf"}
+
+
+def test_a_benchmark_says_that_it_does_not_know_what_files_taught(
+    backbone: TransformerLensBackbone, whole: Path
+) -> None:
+    from workbench.evaluation.leaderboard.leakage import _of_module
+
+    assert list(_of_module(whole / "run", backbone)) == []

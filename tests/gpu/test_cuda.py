@@ -205,12 +205,12 @@ def test_a_short_backbone_keeps_its_value_module_in_float32(
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> object:
     """A recipe of seconds."""
-    from workbench.evaluation import value_training
+    from workbench.evaluation import testbed_training
     from workbench.svgt.curriculum.recipe import CurriculumConfig, DataConfig, StageConfig
     from workbench.svgt.recipes import make_recipe
 
-    monkeypatch.setattr(value_training, "_HARM_PROMPTS_PER_SPLIT", 2)
-    monkeypatch.setattr(value_training, "_NEW_TOKENS", 5)
+    monkeypatch.setattr(testbed_training, "_HARM_PROMPTS_PER_SPLIT", 2)
+    monkeypatch.setattr(testbed_training, "_NEW_TOKENS", 5)
     backbone = load("cpu")
     stage = StageConfig(batch_size=16, epochs=2.0, learning_rate=3e-3, evaluations=2)
     recipe = make_recipe("workbench", d_model=backbone.d_model, n_layers=backbone.n_layers)
