@@ -69,6 +69,18 @@ def test_seeds_decide(checkpoint: Path, capsys: Captured) -> None:
     assert texts[0] == texts[1] != texts[2]
 
 
+def test_both_backends_reply_alike(checkpoint: Path, value_module: Path, capsys: Captured) -> None:
+    same = ["--backbone", str(checkpoint), "--guidance", f"svgt:{value_module}", *ASK, *SHORT]
+    lens, traced = (
+        json.loads(said(capsys, *same, "--json", "--seed", "1", "--backend", backend))
+        for backend in ("transformer-lens", "nnsight")
+    )
+    assert traced["ids"] == lens["ids"]
+    assert traced["trace"]["gate"] == lens["trace"]["gate"]
+    message = mistake(capsys, *same, "--backend", "nnsigth")
+    assert "use transformer-lens or nnsight" in message
+
+
 def test_a_file_of_prompts(checkpoint: Path, tmp_path: Path, capsys: Captured) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("\ufeffhello\n\nhow do i bake my cake ?\n", encoding="utf-8")
