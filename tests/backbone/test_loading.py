@@ -226,7 +226,11 @@ def test_a_tokenizer_that_was_never_saved(
 
 @pytest.mark.parametrize(
     ("device", "message"),
-    [("nonsense", "unknown device 'nonsense'"), ("cuda", "sees no cuda device")],
+    [
+        ("nonsense", "unknown device 'nonsense'"),
+        ("auto", "one device"),
+        ("cuda", "sees no cuda device"),
+    ],
 )
 def test_a_device_that_is_not_there(
     load: Callable[..., object],

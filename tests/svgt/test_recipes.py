@@ -14,7 +14,7 @@ from workbench.svgt.curriculum import CurriculumConfig, Recipe, StageConfig
 from workbench.svgt.objectives import BridgeLossWeights
 from workbench.svgt.recipes import DEFAULT_RECIPE, RECIPES, default_layer, make_recipe
 
-SIZES = [(96, 6), (768, 12), (1536, 28)]
+SIZES = [(96, 6), (90, 5), (768, 12), (1536, 28), (2304, 26)]
 WIDTHS_AND_DEPTHS = [pytest.param(*size, id=f"{size[0]}x{size[1]}") for size in SIZES]
 
 
@@ -148,3 +148,30 @@ def flat(mapping: Mapping[str, object], prefix: str = "") -> dict[str, object]:
         else:
             found[f"{prefix}{key}"] = value
     return found
+
+
+@pytest.mark.parametrize(
+    ("d_model", "n_layers", "expected"),
+    [
+        (768, 12, (128, 5, 4, 8, "last-mlp")),
+        (1536, 28, (128, 5, 4, 16, "last-mlp")),
+        (3072, 28, (256, 7, 16, 16, "encoder")),
+        (4096, 32, (256, 7, 16, 16, "encoder")),
+    ],
+)
+def test_paper_takes_the_published_sizes(
+    d_model: int, n_layers: int, expected: tuple[object, ...]
+) -> None:
+    """Of GPT-2, Qwen2-1.5B, Llama-3.2-3B and Mistral-7B; their layers are in ``configs``."""
+    module = make_recipe("paper", d_model=d_model, n_layers=n_layers).module
+    heads = module.encoder.n_heads, module.bridge.n_heads
+    assert (module.d_value, module.n_bridge, *heads, module.encoder.readout) == expected
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_heads_divide_any_width(name: str) -> None:
+    for d_model in (50, 97, 896, 1152, 2560, 3584, 5120):
+        module = make_recipe(name, d_model=d_model, n_layers=24).module
+        assert d_model % module.bridge.n_heads == 0 or module.bridge.kind != "attention"
+        assert module.d_value % module.encoder.n_heads == 0
+        assert 24 / 2 <= module.layer < 24

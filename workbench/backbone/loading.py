@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
+from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components import NormalizationBridge
 from transformers import (
@@ -58,7 +59,7 @@ def load_backbone(
     name_or_path: str | Path,
     *,
     device: str = "cpu",
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
     n_ctx: int | None = None,
     backend: str = TRANSFORMER_LENS,
     remote: bool | Literal["local"] = False,
@@ -69,7 +70,7 @@ def load_backbone(
         name_or_path: An embedded name (``testbed-llama``, ...), a Hugging Face checkpoint folder,
             or a hub id (``org/model``), taken from the local cache when it is there.
         device: Torch device.
-        dtype: Number type the weights are held in.
+        dtype: Number type the weights are held in, or its name.
         n_ctx: Allow this many positions, more than the model states. Rotary positions are simply
             counted on; nothing is rescaled or trained, so what the model does there must be
             measured.
@@ -89,6 +90,7 @@ def load_backbone(
     if remote and backend != NNSIGHT:
         raise BackboneError(f"{backend} runs no remote models: use the backend {NNSIGHT}")
     wanted = _device(device)
+    number_type = parse_dtype(dtype) if isinstance(dtype, str) else dtype
     source = _resolve(name)
     if remote is True:
         _check_remote(name, source)
@@ -98,8 +100,9 @@ def load_backbone(
         if n_ctx is not None:
             _check_extension(name, config, n_ctx)
         if remote:
-            return _load_remote(name, source, config, dtype, n_ctx, simulated=remote == "local")
-        model = _load_model(name, source, dtype)
+            simulated = remote == "local"
+            return _load_remote(name, source, config, number_type, n_ctx, simulated=simulated)
+        model = _load_model(name, source, number_type)
         tokenizer = _load_tokenizer(name, source)
     with memory_named(f"moving {name} to {wanted}", _SMALLER):
         model.to(wanted)  # type: ignore[arg-type]
@@ -161,6 +164,8 @@ def wrap_model(
             f"TransformerLens cannot wrap {name} ({type(model).__name__}): {error}"
         ) from error
     _use_native_layer_norms(bridge)
+    if model.dtype != torch.float32:
+        _keep_number_type(bridge, model.dtype)
     return TransformerLensBackbone(
         name,
         bridge,
@@ -289,7 +294,9 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise BackboneError(f"unknown device '{name}': use cpu, cuda, cuda:1 or mps") from error
+        raise BackboneError(
+            f"unknown device '{name}': use cpu, cuda, cuda:1 or mps (a backbone lies on one device)"
+        ) from error
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(device.type, True):
         raise BackboneError(
@@ -402,6 +409,19 @@ def _use_native_layer_norms(bridge: TransformerBridge) -> None:
     for module in bridge.modules():
         if isinstance(module, NormalizationBridge):
             module.use_native_layernorm_autograd = True
+
+
+def _keep_number_type(bridge: TransformerBridge, dtype: torch.dtype) -> None:
+    """Bring rotated queries and keys back to the model's number type, as the plain model does.
+
+    OLMo 2 rotates in float32; TransformerLens leaves its queries there, and its values cannot
+    follow.
+    """
+    for block in bridge.blocks:
+        for name in ("hook_rot_q", "hook_rot_k"):
+            point = getattr(block.attn, name, None)
+            if isinstance(point, HookPoint):
+                point.register_forward_hook(lambda _module, _inputs, rotated: rotated.to(dtype))
 
 
 def _check_extension(name: str, config: PretrainedConfig, n_ctx: int) -> None:

@@ -22,6 +22,14 @@ Backend = Annotated[
     ),
 ]
 
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="Number type of the backbone: float32, bfloat16, float16. A value module stays "
+        "float32, and fits the type it was trained on."
+    ),
+]
+
 
 def check_resumable(out: Path, resume: bool) -> None:
     """Refuse to resume what is not there, for a misspelt folder would start all over.

@@ -61,7 +61,13 @@ class Subject:
 
 
 def load_subject(
-    backbone: str, guidance: str | None, device: str, backend: str, *, needs_bridge: bool
+    backbone: str,
+    guidance: str | None,
+    device: str,
+    dtype: str,
+    backend: str,
+    *,
+    needs_bridge: bool,
 ) -> Subject:
     """Load a backbone and, where asked for or at hand, the bridge that guides it.
 
@@ -69,6 +75,7 @@ def load_subject(
         backbone: Name or folder.
         guidance: As a person writes it; None takes what ships for the backbone, if anything.
         device: Torch device.
+        dtype: Number type of the backbone.
         backend: Library that watches the model.
         needs_bridge: Refuse to go on without one.
 
@@ -88,7 +95,7 @@ def load_subject(
             f"the guidance '{spec}' has no value module, which the probes examine: give svgt, "
             "svgt:CONFIG (for example svgt:paper) or svgt:FOLDER"
         )
-    model = load_backbone(backbone, device=device, backend=backend)
+    model = load_backbone(backbone, device=device, dtype=dtype, backend=backend)
     if spec is None:
         spec = GuidanceSpec("svgt", "workbench")
         if not needs_bridge and not shipped_configs(model):

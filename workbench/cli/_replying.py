@@ -84,10 +84,11 @@ class Replier:
         seed: int,
         *,
         device: str = "cpu",
+        dtype: str = "float32",
         backend: str = TRANSFORMER_LENS,
     ) -> "Replier":
         """Load the backbone, then the guidance for it."""
-        model = load_backbone(backbone, device=device, backend=backend)
+        model = load_backbone(backbone, device=device, dtype=dtype, backend=backend)
         return cls(
             backbone=model,
             spec=spec,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli._limits import Device, check_resumable
+from workbench.cli._limits import Device, Dtype, check_resumable
 from workbench.errors import ConfigError
 
 _HELP = """Take one part of a named recipe away, or vary it, and measure what changes.
@@ -61,6 +61,7 @@ def ablate(
         typer.Option(help="Trained modules, MODULES/BACKBONE/RECIPE/SEED, used as references."),
     ] = None,
     device: Device = "cpu",
+    dtype: Dtype = "float32",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run.")
     ] = False,
@@ -87,6 +88,6 @@ def ablate(
         )
     check_resumable(out, resume)
     chosen = chosen_ablations(names)
-    model = load_backbone(backbone, device=device)
+    model = load_backbone(backbone, device=device, dtype=dtype)
     plan = AblationPlan(model, comparisons(chosen, reference, model), seeds, limit)
     print_records(ablate_with_progress(plan, out, resume=resume, modules=modules), out)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli._limits import MAX_SEED, Device, check_resumable
+from workbench.cli._limits import MAX_SEED, Device, Dtype, check_resumable
 
 _HELP = """Compare methods of guidance: one benchmark, one decoder, one judge, several seeds.
 
@@ -89,6 +89,7 @@ def benchmark(
         int, typer.Option(min=1, help="Interleaved rounds of the time measurement.")
     ] = 9,
     device: Device = "cpu",
+    dtype: Dtype = "float32",
     engine: Annotated[
         str,
         typer.Option(
@@ -119,7 +120,7 @@ def benchmark(
     embedded_benchmark(names, n_per_kind=1, seed=0)  # refuses what is unknown before any loading
     worker = make_engine(engine)
     plan = enter_methods(
-        BackboneSource(backbone, device),
+        BackboneSource(backbone, device, dtype),
         methods,
         seeds=seeds,
         run=out,

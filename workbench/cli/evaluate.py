@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli._limits import MAX_SEED, Backend, Device, check_resumable
+from workbench.cli._limits import MAX_SEED, Backend, Device, Dtype, check_resumable
 from workbench.errors import ConfigError
 
 _JUDGE = "refusal-prefix"
@@ -98,6 +98,7 @@ def evaluate(
         float, typer.Option(min=0.0, max=1.0, help="Share of the old bridge a refresh keeps.")
     ] = 0.8,
     device: Device = "cpu",
+    dtype: Dtype = "float32",
     backend: Backend = "transformer-lens",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted evaluation.")
@@ -136,7 +137,7 @@ def evaluate(
         benchmark = embedded_benchmark(wanted, n_per_kind=limit, seed=seed)
     else:
         check_judge_name(judge or _JUDGE)
-    model = load_backbone(backbone, device=device, backend=backend)
+    model = load_backbone(backbone, device=device, dtype=dtype, backend=backend)
     guidances = {spec: load_guidance(spec, model, options) for spec in specs}
     if prompts is not None:
         benchmark = read_prompts(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli._limits import MAX_SEED, Device, check_resumable
+from workbench.cli._limits import MAX_SEED, Device, Dtype, check_resumable
 
 _HELP = """Fit one method of guidance on the embedded world's training split.
 
@@ -52,6 +52,7 @@ def fit(
     ] = 1600,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Limit of a reply.")] = 80,
     device: Device = "cpu",
+    dtype: Dtype = "float32",
     engine: Annotated[
         str, typer.Option(help="local, processes[:N], or ray (one candidate a worker).")
     ] = "local",
@@ -75,7 +76,7 @@ def fit(
         limit, decoding=EvaluationConfig(max_new_tokens=max_new_tokens), data=data
     )
     fitting = Fitting(
-        BackboneSource(backbone, device), method, seed, budget, tune=tune, config_file=config
+        BackboneSource(backbone, device, dtype), method, seed, budget, tune=tune, config_file=config
     )
     fit_with_progress(fitting, out, make_engine(engine), resume=resume)
     if tune:

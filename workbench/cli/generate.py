@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli._limits import MAX_SEED, Backend, Device
+from workbench.cli._limits import MAX_SEED, Backend, Device, Dtype
 from workbench.errors import ConfigError
 
 _HELP = """Let a backbone reply to a prompt, with or without guidance.
@@ -71,6 +71,7 @@ def generate(
         float, typer.Option(min=0.0, max=1.0, help="Share of the old bridge a refresh keeps.")
     ] = 0.8,
     device: Device = "cpu",
+    dtype: Dtype = "float32",
     backend: Backend = "transformer-lens",
 ) -> None:
     """Reply to a prompt; see ``_HELP``."""
@@ -85,7 +86,15 @@ def generate(
         raise ConfigError("--strength has no meaning without guidance: leave it out")
     options = GuidanceOptions(strength=strength, refresh=refresh or None, momentum=beta)
     replier = Replier.load(
-        backbone, spec, options, sampling, max_new_tokens, seed, device=device, backend=backend
+        backbone,
+        spec,
+        options,
+        sampling,
+        max_new_tokens,
+        seed,
+        device=device,
+        dtype=dtype,
+        backend=backend,
     )
     if prompt is not None and not as_json:
         stream_reply(replier, prompt)

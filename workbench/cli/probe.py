@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli._limits import MAX_SEED, Backend, Device, check_resumable
+from workbench.cli._limits import MAX_SEED, Backend, Device, Dtype, check_resumable
 
 _INSTABILITY_HELP = """Ask in which layers and contexts value directions turn, noise apart.
 
@@ -118,6 +118,7 @@ def instability(
     ] = 40,
     seed: Seed = 0,
     device: Device = "cpu",
+    dtype: Dtype = "float32",
     backend: Backend = "transformer-lens",
     resume: Resume = False,
 ) -> None:
@@ -127,7 +128,7 @@ def instability(
 
     check_resumable(out, resume)
     asked = Prompts.of(contexts, prompts)
-    subject = load_subject(backbone, guidance, device, backend, needs_bridge=False)
+    subject = load_subject(backbone, guidance, device, dtype, backend, needs_bridge=False)
     probe_instability(
         subject,
         asked,
@@ -156,6 +157,7 @@ def anchoring(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Limit of a sampled reply.")] = 64,
     seed: Seed = 0,
     device: Device = "cpu",
+    dtype: Dtype = "float32",
     backend: Backend = "transformer-lens",
     resume: Resume = False,
 ) -> None:
@@ -165,7 +167,7 @@ def anchoring(
 
     check_resumable(out, resume)
     asked = Prompts.of(contexts, prompts)
-    subject = load_subject(backbone, guidance, device, backend, needs_bridge=True)
+    subject = load_subject(backbone, guidance, device, dtype, backend, needs_bridge=True)
     probe_anchoring(
         subject,
         asked,
@@ -193,6 +195,7 @@ def reliability(
     ] = 24,
     seed: Seed = 0,
     device: Device = "cpu",
+    dtype: Dtype = "float32",
     backend: Backend = "transformer-lens",
     resume: Resume = False,
 ) -> None:
@@ -202,7 +205,7 @@ def reliability(
 
     check_resumable(out, resume)
     asked = Prompts.of(contexts, prompts)
-    subject = load_subject(backbone, guidance, device, backend, needs_bridge=False)
+    subject = load_subject(backbone, guidance, device, dtype, backend, needs_bridge=False)
     probe_reliability(
         subject,
         asked,

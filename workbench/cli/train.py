@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli._limits import MAX_SEED, Backend, Device, check_resumable
+from workbench.cli._limits import MAX_SEED, Backend, Device, Dtype, check_resumable
 from workbench.errors import ConfigError
 
 _HELP = """Train a value module and its bridge in three stages; the backbone stays frozen.
@@ -94,6 +94,7 @@ def train(
         int, typer.Option(min=0, help="Validation prompts of files that are answered and judged.")
     ] = 32,
     device: Device = "cpu",
+    dtype: Dtype = "float32",
     backend: Backend = "transformer-lens",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a killed training in OUT stopped.")
@@ -124,7 +125,7 @@ def train(
     elif not print_config:
         raise ConfigError("name the run folder to write with --out FOLDER")
     assembly = AssemblyConfig(validation_share, max_per_source, balance, drop_overlaps)
-    model = load_backbone(backbone, device=device, backend=backend)
+    model = load_backbone(backbone, device=device, dtype=dtype, backend=backend)
     path = Path(config)
     if path.suffix in (".yaml", ".yml"):
         recipe = load_yaml(Recipe, path)

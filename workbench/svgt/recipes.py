@@ -35,13 +35,19 @@ from workbench.svgt.objectives import BridgeLossWeights
 
 DEFAULT_RECIPE = "workbench"
 RECIPES: tuple[str, ...] = ("workbench", "workbench-lstar", "paper", "paper-fixed", "input-only")
-_SMALL = 256
+_SMALL, _MIDDLE, _LARGE = 256, 1536, 2048
+"""Widths from which on the published sizes change: GPT-2 and Qwen2-1.5B take one set, Llama-3.2-3B
+and Mistral-7B a larger one. The embedded backbones are smaller than any of these."""
 _CAP = 3.0
 
 
 def default_layer(n_layers: int) -> int:
     """l* where nothing else is said: the block that ends the second third, as in the paper."""
     return max(0, min(n_layers - 2, round(2 * n_layers / 3) - 1))
+
+
+def _value_width(d_model: int) -> int:
+    return 64 if d_model < _SMALL else 256 if d_model >= _LARGE else 128
 
 
 def _heads(width: int, wanted: int) -> int:
@@ -72,16 +78,22 @@ def make_recipe(name: str, *, d_model: int, n_layers: int) -> Recipe:
 
 
 def _paper(d_model: int, layer: int, *, fixed: bool) -> Recipe:
-    d_value = 64 if d_model < _SMALL else 128
+    large = d_model >= _LARGE
     module = SVGTConfig(
         name="paper",
         d_model=d_model,
         layer=layer,
-        n_bridge=5,
-        d_value=d_value,
-        encoder=EncoderConfig(n_heads=4),
+        n_bridge=7 if large else 5,
+        d_value=_value_width(d_model),
+        encoder=EncoderConfig(
+            n_heads=16 if large else 4,
+            readout="encoder" if large else "last-mlp",
+            pooling=large,
+        ),
         trigger=TriggerConfig(kind="prompt-path", mode="prompt"),
-        bridge=BridgeConfig(kind="attention", n_heads=_heads(d_model, 8)),
+        bridge=BridgeConfig(
+            kind="attention", n_heads=_heads(d_model, 16 if d_model >= _MIDDLE else 8)
+        ),
         gate="always",
         score_layer=layer + 1,
     )
@@ -108,7 +120,7 @@ def _workbench(name: str, d_model: int, layer: int, layers: tuple[int, ...]) -> 
         d_model=d_model,
         layer=layer,
         n_bridge=4,
-        d_value=64 if d_model < _SMALL else 128,
+        d_value=_value_width(d_model),
         encoder=EncoderConfig(n_heads=4),
         trigger=TriggerConfig(
             kind="windowed",

@@ -29,10 +29,12 @@ class BackboneSource:
     Attributes:
         name: Embedded name, checkpoint folder or Hugging Face id.
         device: Torch device.
+        dtype: Number type of its weights.
     """
 
     name: str
     device: str = "cpu"
+    dtype: str = "float32"
 
 
 @dataclass(frozen=True)

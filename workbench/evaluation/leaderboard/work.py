@@ -142,7 +142,7 @@ def use_one_thread() -> None:
 @cache
 def shared_backbone(source: BackboneSource) -> FrozenBackbone:
     """The backbone, loaded once a process."""
-    return load_backbone(source.name, device=source.device)
+    return load_backbone(source.name, device=source.device, dtype=source.dtype)
 
 
 @cache
