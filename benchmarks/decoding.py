@@ -75,8 +75,9 @@ def build(size: Size) -> tuple[GPT2LMHeadModel, ValueModule]:
 
 def wrapped(model: GPT2LMHeadModel) -> TransformerLensBackbone:
     """The model with a tokenizer that nobody asks anything."""
-    words = Tokenizer(WordLevel({"<eos>": 0}, unk_token="<eos>"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)  # type: ignore[no-untyped-call]
+    words = {f"w{number}": number for number in range(model.config.vocab_size)}
+    inner = Tokenizer(WordLevel(words, unk_token="w0"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner)  # type: ignore[no-untyped-call]
     return wrap_model("gpt2-small-random", model, tokenizer)
 
 

@@ -232,8 +232,9 @@ def build(config: PretrainedConfig, device: str, dtype: torch.dtype) -> Built:
     torch.manual_seed(0)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager")
-    words = Tokenizer(WordLevel({"<eos>": 0}, unk_token="<eos>"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)  # type: ignore[no-untyped-call]
+    words = {f"w{number}": number for number in range(config.vocab_size)}
+    inner = Tokenizer(WordLevel(words, unk_token="w0"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner)  # type: ignore[no-untyped-call]
     weights = list(model.parameters())
     return Built(
         config,
