@@ -206,7 +206,7 @@ def write_tree(
         if HTML in formats and run.exhibits.figures:
             _text(folder / "figures.html", figures_page(run))
         if provenance:
-            shutil.copyfile(run.path / RUN_FILE, folder / RUN_FILE)
+            shutil.copyfile(run.path.expanduser() / RUN_FILE, folder / RUN_FILE)
     if LATEX in formats:
         _text(target / MAIN_FILE, document(runs, widths))
     if LATEX in formats or provenance:

@@ -18,8 +18,7 @@ COLUMNS_FILE = "columns.json"
 def write_records(frame: pd.DataFrame, path: Path) -> Path:
     """Write a table as its suffix says; what was not measured is empty (CSV) or null (JSON).
 
-    CSV and JSON hold every number with all its digits, so reading them back gives the same values
-    (in pandas: ``read_csv(path, float_precision="round_trip")``).
+    CSV and JSON hold every number with all its digits, so reading them back gives the same values.
 
     Raises:
         RunError: The file cannot be written.

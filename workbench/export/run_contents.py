@@ -19,7 +19,7 @@ class RunContents:
 
     Attributes:
         name: Of its folder in the export; unlike every other's.
-        path: The run folder.
+        path: The run folder, as it was given.
         record: Content of its ``run.json``.
         records: Its tables by name: every Parquet file, and the rows of ``summary.json``.
         exhibits: Tables and figures for a paper.
@@ -56,7 +56,7 @@ def read_runs(paths: Sequence[Path], *, partial: bool) -> list[RunContents]:
         if path in resolved[:number]:
             raise ExportError(f"{path} is named twice; name every run once")
     names = distinct_names(resolved)
-    return [_read(path, name, partial) for path, name in zip(resolved, names, strict=True)]
+    return [_read(path, name, partial) for path, name in zip(paths, names, strict=True)]
 
 
 def distinct_names(paths: Sequence[Path]) -> list[str]:
@@ -70,7 +70,7 @@ def distinct_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _read(path: Path, name: str, partial: bool) -> RunContents:
-    run = RunFolder.open(path)
+    run = RunFolder.open(path.expanduser())
     if run.record.status != FINISHED and not partial:
         raise ExportError(
             f"the run in {path} is not finished: go on with it (its command with --resume), or "
@@ -78,7 +78,9 @@ def _read(path: Path, name: str, partial: bool) -> RunContents:
         )
     exhibits = exhibits_of(run)
     records = {
-        file.stem: read_parquet(file) for file in sorted(path.glob("*.parquet")) if file.is_file()
+        file.stem: read_parquet(file)
+        for file in sorted(run.path.glob("*.parquet"))
+        if file.is_file()
     }
     if run.file(SUMMARY_FILE).exists():
         records["summary"] = pd.DataFrame(run.read_summary())

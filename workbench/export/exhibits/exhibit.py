@@ -62,9 +62,13 @@ def paper_figure(
         how_to_read: One or two sentences, or what makes them for this figure.
         evidence: n, seeds, and how intervals were made.
     """
-    if figure is not None and figure.data:
+    if figure is not None and any(map(_shows_something, figure.data)):
         reading = how_to_read(figure) if callable(how_to_read) else how_to_read
         yield PaperFigure(name, " ".join(filter(None, [f"{title}.", reading, evidence])), figure)
+
+
+def _shows_something(trace: go.Scatter | go.Bar | go.Heatmap) -> bool:
+    return trace.x is not None and len(trace.x) > 0
 
 
 def joined(parts: Sequence[Iterable[PaperFigure]]) -> tuple[PaperFigure, ...]:

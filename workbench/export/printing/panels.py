@@ -1,14 +1,17 @@
 """The coordinate systems of a plotly figure, and how their values become numbers."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
-_FIRST = 0
+from workbench.errors import ExportError
+
+PRINTED = ("scatter", "bar", "heatmap")
+"""Kinds of series that print knows."""
 
 
 @dataclass(eq=False)
@@ -38,7 +41,7 @@ class Scale:
         """Whether the values fall from left to right, or rise from top to bottom."""
         return str(self.about.autorange) == "reversed"
 
-    def at(self, values: Sequence[object] | None) -> np.ndarray[Any, np.dtype[np.float64]]:
+    def at(self, values: Iterable[object] | None) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Where values stand; NaN for what is missing."""
         places = {name: float(place) for place, name in enumerate(self.categories)}
         return np.array(
@@ -71,9 +74,17 @@ class Panel:
 
 
 def panels_of(figure: go.Figure) -> list[Panel]:
-    """The panels of a figure from left to right; a figure without series has one."""
+    """The panels of a figure from left to right; a figure without series has one.
+
+    Raises:
+        ExportError: A kind of series that print does not know.
+    """
     grouped: dict[tuple[str, str], list[Any]] = {}
     for trace in figure.data:
+        if trace.type not in PRINTED:
+            raise ExportError(
+                f"a series of kind '{trace.type}' cannot be printed; known: {', '.join(PRINTED)}"
+            )
         grouped.setdefault((trace.xaxis or "x", trace.yaxis or "y"), []).append(trace)
     panels = [
         _panel(figure, x, y, traces) for (x, y), traces in (grouped or {("x", "y"): []}).items()
@@ -94,7 +105,7 @@ def _panel(figure: go.Figure, x: str, y: str, traces: list[Any]) -> Panel:
     )
 
 
-def _values(values: Sequence[object] | None) -> Sequence[object]:
+def _values(values: Iterable[object] | None) -> Iterable[object]:
     return () if values is None else values
 
 

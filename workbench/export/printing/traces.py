@@ -1,7 +1,7 @@
 """Series of a plotly figure, drawn on matplotlib's axes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 
-from workbench.errors import ExportError
 from workbench.export.palette import text_colour
 from workbench.export.printing.panels import Panel
 from workbench.export.printing.style import (
@@ -46,9 +45,6 @@ def draw_traces(axes: Axes, figure: go.Figure, panel: Panel) -> None:
         axes: Where.
         figure: What they belong to.
         panel: The panel.
-
-    Raises:
-        ExportError: A kind of series that print does not know.
     """
     shifts = _shifts(figure, panel)
     for trace in panel.traces:
@@ -58,10 +54,8 @@ def draw_traces(axes: Axes, figure: go.Figure, panel: Panel) -> None:
             _bars(axes, panel, trace, *shifts.get(id(trace), (0.0, _BAR)))
         elif trace.type == "scatter" and trace.fill == "toself":
             _band(axes, panel, trace)
-        elif trace.type == "scatter":
-            _series(axes, panel, trace, shifts.get(id(trace), (0.0, 0.0))[0])
         else:
-            raise ExportError(f"a series of kind '{trace.type}' cannot be printed")
+            _series(axes, panel, trace, shifts.get(id(trace), (0.0, 0.0))[0])
 
 
 def heat_map_colours(trace: go.Heatmap) -> ScalarMappable:
@@ -230,7 +224,7 @@ def _ends(error: Any, n: int) -> Floats | None:  # noqa: ANN401 - plotly has no 
     return np.array([lower, upper])
 
 
-def _filled(values: Sequence[float | None], n: int) -> list[float]:
+def _filled(values: Iterable[float | None], n: int) -> list[float]:
     filled = [0.0 if value is None or math.isnan(value) else float(value) for value in values]
     return filled if len(filled) == n else [0.0] * n
 
