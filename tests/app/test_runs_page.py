@@ -1,5 +1,6 @@
 """The Runs page: every kind of run, damaged ones, filters, comparison, deletion."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -158,6 +159,46 @@ def test_a_killed_run_is_told_from_a_live_one(tmp_path: Path, open_runs: Open) -
     assert "interrupted" in said(app.warning)
     assert "--resume" in said(app.warning)
     assert "more will follow" not in said(app.info)
+
+
+def test_a_failed_run_says_why(tmp_path: Path, open_runs: Open) -> None:
+    from workbench.errors import DataError
+    from workbench.runs import RunFolder
+
+    with (
+        pytest.raises(DataError),
+        RunFolder.create(tmp_path / "broken", kind="evaluate", config={}, seed=0),
+    ):
+        raise DataError("line 3 holds no prompt")
+    app = open_runs(tmp_path)
+    assert not app.exception
+    assert list(app.dataframe[0].value["status"]) == ["failed"]
+    assert "failed" in said(app.error)
+    assert app.code[0].value == "line 3 holds no prompt"
+    assert "--resume" in said(app.markdown)
+    assert "interrupted" not in said(app.warning)
+    assert list(open_runs(tmp_path, status="failed").dataframe[0].value["run"]) == ["broken"]
+
+
+def test_a_judge_run_shows_what_was_scored_and_how_far_judges_agree(
+    tmp_path: Path, open_runs: Open
+) -> None:
+    from workbench.cli.main import run
+
+    file = tmp_path / "replies.jsonl"
+    rows = [{"prompt": "p", "response": text, "group": text} for text in ("I'm sorry.", "Sure!")]
+    file.write_text("\n".join(map(json.dumps, [*rows, {"prompt": "p"}])))
+    assert run(["judge", str(file), "--out", str(tmp_path / "judged")]) == 0
+    app = open_runs(tmp_path)
+    assert not app.exception
+    assert not app.error, said(app.error)
+    [shown] = app.dataframe[1].value.to_dict("records")
+    assert (shown["judge"], shown["property"]) == ("refusal-prefix", "refused")
+    assert shown["estimate"].startswith("50.0 [")
+    assert (shown["scored"], shown["unscored"]) == ("2", "1")
+    assert len(app.get("plotly_chart")) == 1
+    labels = {button.proto.label for button in app.get("download_button")}
+    assert {"Table (CSV)", "Table (LaTeX)"} <= labels
 
 
 def test_an_interrupted_run_names_the_command_that_goes_on(

@@ -1,15 +1,19 @@
 """``workbench benchmark`` and ``workbench fit``: folders, tables, and mistakes."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from types import ModuleType
 
 import pandas as pd
 import pytest
+import torch
 
+from workbench.backbone import load_backbone
 from workbench.cli.main import run
 from workbench.guidance.artifact import read_artifact_record
+from workbench.guidance.caa import CAA, CAAConfig
 from workbench.runs import RunFolder
 from workbench.testbed.splits import TEST_SPLITS
 
@@ -114,8 +118,16 @@ def test_what_is_missing_is_said_wherever_the_leaderboard_stands(
 
 def test_the_latex_table_is_whole(folder: Path) -> None:
     text = (folder / "leaderboard.tex").read_text()
-    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 3
-    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 3
+    opened: list[str] = []
+    n_tables = 0
+    for verb, environment in re.findall(r"\\(begin|end)\{([a-z*]+)\}", text):
+        if verb == "begin":
+            opened.append(environment)
+            n_tables += environment.startswith("table")
+        else:
+            assert opened.pop() == environment
+    assert not opened
+    assert n_tables == text.count(r"\toprule") == text.count(r"\bottomrule") == 3
     assert "svgt:mine" in text
 
 
@@ -129,6 +141,7 @@ def test_the_latex_table_is_whole(folder: Path) -> None:
         ("--engine", "dask", "unknown engine 'dask'"),
         ("--splits", "train", "unknown split 'train'"),
         ("--modules", "nowhere", "does not exist"),
+        ("--temperature", "0", "temperature = 0.0: it must be positive"),
         ("--seeds", "0", "greater than or equal to 1"),
         ("--backbone", "testbed-lama", "unknown backbone 'testbed-lama'"),
     ],
@@ -137,6 +150,20 @@ def test_mistakes(
     option: str, value: str, message: str, checkpoint: Path, tmp_path: Path, capsys: Captured
 ) -> None:
     assert message in mistake(capsys, quick(checkpoint, tmp_path / "run", option, value))
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_another_method_or_backbone_are_refused_before_anything_is_measured(
+    checkpoint: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    backbone = load_backbone(checkpoint)
+    guidance = CAA(CAAConfig(1), torch.ones(backbone.d_model))
+    guidance.save(tmp_path / "caa", backbone)
+    other = quick(checkpoint, tmp_path / "run", "--methods", f"iti:{tmp_path / 'caa'}")
+    assert "holds caa, not iti" in mistake(capsys, other)
+    elsewhere = quick(checkpoint, tmp_path / "run", "--methods", f"caa:{tmp_path / 'caa'}")
+    elsewhere[elsewhere.index(str(checkpoint))] = "testbed-llama"
+    assert "was fitted on" in mistake(capsys, elsewhere)
     assert not (tmp_path / "run").exists()
 
 
@@ -184,6 +211,8 @@ def test_a_configuration_can_be_given(
     bad = fitting(checkpoint, tmp_path / "bad", "--config", str(tmp_path / "bad.yaml"))
     assert "did you mean 'behaviour'" in mistake(capsys, bad)
     assert "planted does not ship" in mistake(capsys, fitting(checkpoint, tmp_path / "none"))
+    both = fitting(checkpoint, tmp_path / "both", "--tune", "--config", str(tmp_path / "mine.yaml"))
+    assert "leave one of them out" in mistake(capsys, both)
     line = mistake(capsys, ["fit", "planed", "--out", str(tmp_path / "x")])
     assert "unknown method 'planed'" in line
 

@@ -56,6 +56,13 @@ def test_precision_and_recall_without_a_yes_are_not_measured() -> None:
     assert np.isnan(recall(table(0, 5, 0, 5))).all()
 
 
+def test_a_judge_that_scored_nothing_is_reported(rng: np.random.Generator) -> None:
+    silent = {"harmful": np.full(3, NAN), "refused": np.full(3, NAN)}
+    [row] = rate_rows({"silent": silent}, ["a", "b", "b"], rng=rng)
+    assert (row["judge"], row["property"], row["n"], row["unscored"]) == ("silent", "", 0, 3)
+    assert np.isnan([row["estimate"], row["low"], row["high"]]).all()  # type: ignore[list-item]
+
+
 def test_unscored_replies_are_counted_and_enter_nothing_else(rng: np.random.Generator) -> None:
     first = np.array([1, 1, 0, 0, NAN, NAN, 1.0])
     second = np.array([1, 0, 0, 0, 1, NAN, NAN])

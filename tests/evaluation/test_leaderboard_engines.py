@@ -38,8 +38,14 @@ def test_mistakes(monkeypatch: pytest.MonkeyPatch) -> None:
         ConfigError, match="unknown engine 'dask': choose from local, processes, ray"
     ):
         make_engine("dask")
-    with pytest.raises(ConfigError, match="'0' is no number of processes"):
+    with pytest.raises(ConfigError, match="'0' is no number of workers: write processes:4"):
         make_engine("processes:0")
+    with pytest.raises(ConfigError, match="'none' is no number of workers: write ray:2"):
+        make_engine("ray:none", "cuda")
+    with pytest.raises(ConfigError, match=r"'ray:2' is for graphics cards.*write ray"):
+        make_engine("ray:2")
+    with pytest.raises(ConfigError, match=r"'cuda:1' cannot be asked for.*processes:N"):
+        make_engine("ray", "cuda:1")
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"svgt-workbench\[distributed\]"):
         make_engine("ray")
@@ -92,7 +98,11 @@ def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture(scope="module")
 def nodes() -> Iterator[None]:
-    """A cluster of two nodes with one core each, to which this process is connected."""
+    """Two nodes with one core each, one with a card it claims to have; connected to this process.
+
+    Ray deals out cards by what nodes say, and tells a worker its card in ``CUDA_VISIBLE_DEVICES``:
+    so who gets which card can be seen without one.
+    """
     pytest.importorskip("ray")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import logging
@@ -105,7 +115,7 @@ def nodes() -> Iterator[None]:
         initialize_head=True,
         head_node_args={"num_cpus": 1, "object_store_memory": store, "include_dashboard": False},
     )
-    cluster.add_node(num_cpus=1, object_store_memory=store)
+    cluster.add_node(num_cpus=1, num_gpus=1, object_store_memory=store)
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     try:
         assert len([node for node in ray.nodes() if node["Alive"]]) == 2
@@ -172,6 +182,36 @@ def test_records_are_bit_equal_and_a_killed_worker_is_replaced(
     by_ray = in_order(jobs, {id(job): shard for job, _, _, shard in results})
     for one, two in zip(measured_by(LocalEngine(), jobs), by_ray, strict=True):
         pd.testing.assert_frame_equal(one, two, check_exact=True)
+
+
+@pytest.mark.slow
+def test_workers_on_a_graphics_card_get_their_share_of_it(nodes: None) -> None:
+    def visible(job: int) -> tuple[str, float]:
+        import ray
+
+        share = ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0)
+        return os.environ.get("CUDA_VISIBLE_DEVICES", ""), share
+
+    def seen(name: str, device: str) -> set[tuple[str, float]]:
+        with make_engine(name, device) as engine:
+            return {result for _, result in engine.run(visible, [1, 2])}
+
+    assert seen("ray", "cuda") == {("0", 1.0)}
+    assert seen("ray:4", "cuda") == {("0", 0.25)}
+    assert {share for _, share in seen("ray", "cpu")} == {0.0}
+
+
+def test_a_cluster_without_cards_is_told_before_anything_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ray = pytest.importorskip("ray")
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 8.0})
+    with (
+        pytest.raises(ConfigError, match=r"offers a graphics card.*--engine processes:N"),
+        make_engine("ray", "cuda"),
+    ):
+        pass
 
 
 @pytest.mark.slow

@@ -58,7 +58,11 @@ def ablate(
     ] = 100,
     modules: Annotated[
         Path | None,
-        typer.Option(help="Trained modules, MODULES/BACKBONE/RECIPE/SEED, used as references."),
+        typer.Option(
+            help="Trained modules, MODULES/BACKBONE/RECIPE/SEED, used as references.",
+            exists=True,
+            file_okay=False,
+        ),
     ] = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",

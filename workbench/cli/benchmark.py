@@ -62,13 +62,14 @@ def benchmark(
         str | None, typer.Option(help="Separated by commas; the four test splits by default.")
     ] = None,
     modules: Annotated[
-        Path | None, typer.Option(help="Folder of trained value modules.", exists=True)
+        Path | None,
+        typer.Option(help="Folder of trained value modules.", exists=True, file_okay=False),
     ] = None,
     tuned: Annotated[
-        Path | None, typer.Option(help="Folder of tuned methods.", exists=True)
+        Path | None, typer.Option(help="Folder of tuned methods.", exists=True, file_okay=False)
     ] = None,
     temperature: Annotated[
-        float, typer.Option(min=0.0, help="1: the model as it is; the paper uses 0.7.")
+        float, typer.Option(help="Above 0; 1: the model as it is, the paper uses 0.7.")
     ] = 1.0,
     top_p: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="1: all tokens; the paper uses 0.9.")
@@ -94,7 +95,7 @@ def benchmark(
         str,
         typer.Option(
             help="local: this process; processes[:N]: N of them, or one a core; ray: workers "
-            "(RAY_ADDRESS or this machine)."
+            "(RAY_ADDRESS or this machine), with --device cuda one a card, or N with ray:N."
         ),
     ] = "local",
     resume: Annotated[
@@ -118,7 +119,7 @@ def benchmark(
     check_resumable(out, resume)
     names = TEST_SPLITS if splits is None else tuple(name.strip() for name in splits.split(","))
     embedded_benchmark(names, n_per_kind=1, seed=0)  # refuses what is unknown before any loading
-    worker = make_engine(engine)
+    worker = make_engine(engine, device)
     plan = enter_methods(
         BackboneSource(backbone, device, dtype),
         methods,

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from workbench.cli._limits import MAX_SEED, Device, Dtype, check_resumable
+from workbench.errors import ConfigError
 
 _HELP = """Fit one method of guidance on the embedded world's training split.
 
@@ -54,7 +55,7 @@ def fit(
     device: Device = "cpu",
     dtype: Dtype = "float32",
     engine: Annotated[
-        str, typer.Option(help="local, processes[:N], or ray (one candidate a worker).")
+        str, typer.Option(help="local, processes[:N], or ray[:N] (one candidate a worker).")
     ] = "local",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted one.")
@@ -71,6 +72,10 @@ def fit(
 
     check_resumable(out, resume)
     get_method(method)
+    if tune and config is not None:
+        raise ConfigError(
+            "--tune chooses the configuration and --config gives one: leave one of them out"
+        )
     data = DataConfig(n_prompts=examples, n_pairs=examples, n_targets=examples * 3 // 8)
     budget = TuningConfig(
         limit, decoding=EvaluationConfig(max_new_tokens=max_new_tokens), data=data
@@ -78,7 +83,7 @@ def fit(
     fitting = Fitting(
         BackboneSource(backbone, device, dtype), method, seed, budget, tune=tune, config_file=config
     )
-    fit_with_progress(fitting, out, make_engine(engine), resume=resume)
+    fit_with_progress(fitting, out, make_engine(engine, device), resume=resume)
     if tune:
         print_tuning(out)
     typer.echo(f"{method} written to {out}; use it with --guidance {method}:{out}")

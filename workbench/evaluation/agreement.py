@@ -46,11 +46,14 @@ _AS_REFUSAL = "refusal"
 def rate_rows(
     scores: Scores, clusters: Sequence[str], *, rng: np.random.Generator
 ) -> list[AgreementRow]:
-    """The share of yes of every judge, for each property that it scored at all."""
+    """The share of yes of every judge, for each property that it scored at all.
+
+    A judge that scored nothing has one row, of no property: NaN, and everything unscored.
+    """
     rows = []
     for judge, found in scores.items():
-        for name in _scored(found):
-            values = found[name]
+        measured = {name: found[name] for name in _scored(found)}
+        for name, values in (measured or {"": np.full(len(clusters), np.nan)}).items():
             rate = cluster_bootstrap(values, list(clusters), rng=rng, nan_policy="omit")
             rows.append(_row(judge, "", name, "rate", rate, _unscored(values), 0))
     return rows

@@ -35,7 +35,7 @@ _EVERYWHERE: Mapping[str, str] = {
     "finish": "stop: at a stop token; length: at the limit",
     "judge": "who judged",
     "against": "with whom the judge is compared; people: the set's own labels",
-    "property": "what was judged",
+    "property": "what was judged; empty where the judge scored nothing at all",
     "partial": "how partial refusals were counted",
     "unscored": "replies that the judge left undecided",
     "unscored_against": "replies that the other side left undecided",

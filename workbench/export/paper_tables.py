@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import TypeAlias
 
+import pandas as pd
+
 from workbench.export.latex import escape
 
 NOTHING = "–"
@@ -127,6 +129,20 @@ def parts_of(table: PaperTable, most: int = MOST_ROWS) -> list[PaperTable]:
     ]
 
 
+def table_frame(table: PaperTable) -> pd.DataFrame:
+    """The table as text, a cell with its interval and stars; columns without any name left out."""
+    names = [
+        (heading, [row[i] for row, _ in table.rows])
+        for i, heading in enumerate(table.names)
+        if any(row[i] != NOTHING for row, _ in table.rows)
+    ]
+    numbers = [
+        (heading, [_plain(cells[i]) for _, cells in table.rows])
+        for i, heading in enumerate(table.columns)
+    ]
+    return pd.DataFrame(dict([*names, *numbers]))
+
+
 def table_latex(table: PaperTable) -> str:
     r"""The table in LaTeX, to be read with ``\input``; it needs the package booktabs alone.
 
@@ -230,6 +246,11 @@ def _text(cell: Cell, plus_minus: bool, beside: bool) -> str:
         return f"{cell.figure} ± {cell.half_width}" if cell.low else cell.figure
     interval = f"[{cell.low}, {cell.high}]"
     return f"{cell.figure} {interval}" if beside else interval[: round(0.8 * len(interval))]
+
+
+def _plain(cell: Cell) -> str:
+    interval = f" [{cell.low}, {cell.high}]" if cell.low else ""
+    return f"{cell.figure}{interval}{mark(cell.p_value)}"
 
 
 def cell_latex(cell: Cell, *, plus_minus: bool, beside: bool = True) -> str:

@@ -20,7 +20,8 @@ COMPARISON_HELP = (
 )
 _KEYS = (
     "backbone", "method", "guidance", "config", "probe", "head", "x",
-    "ablation", "reference", "variant", "judge", "stage", "split", "frame", "seed",
+    "ablation", "reference", "variant", "judge", "against", "property", "partial", "stage",
+    "split", "frame", "seed",
 )  # fmt: skip
 """What tells the rows of a summary apart; a probe's ``split`` names contrast, site and block."""
 _LEVEL = 0.95
@@ -153,7 +154,7 @@ def _varies(rows: Sequence[Row], key: str) -> bool:
 
 
 def _words(key: str, value: object) -> str:
-    named = key in ("head", "seed", "x")
+    named = key in ("against", "head", "partial", "seed", "x")
     return f"{key} {value}" if named else str(value).replace("_", " ")
 
 

@@ -113,6 +113,12 @@ METRICS: dict[str, MetricText] = {
     "cross_entropy_increase": MetricText(
         "fluency cost, cross-entropy above unguided", "nats a token", 1.0, "lower is better", 4
     ),
+    "rate": MetricText("share of yes", "%", 100.0, "neither end is better"),
+    "kappa": MetricText("Cohen's kappa", "0 is chance", 1.0, "1 is perfect", 2),
+    "agreement": MetricText("equal answers", "%", 100.0, "higher is better"),
+    "accuracy": MetricText("answers equal to people's", "%", 100.0, "higher is better"),
+    "precision": MetricText("yes that people confirm", "%", 100.0, "higher is better"),
+    "recall": MetricText("people's yes that is found", "%", 100.0, "higher is better"),
 }
 
 

@@ -14,7 +14,7 @@ from workbench.errors import RunError
 from workbench.export.summaries import SummaryRow, summary_rows
 from workbench.runs import METRICS_FILE, RUN_FILE, SUMMARY_FILE, RunFolder
 
-Status = Literal["finished", "running", "interrupted"]
+Status = Literal["finished", "running", "failed", "interrupted"]
 
 _DEEPEST = 4
 
@@ -28,6 +28,7 @@ class RunView:
         name: its path below the root.
         kind, seed: from its ``run.json``.
         status: ``interrupted`` where ``run.json`` says "running" but no live process owns it.
+        failure: what ended a failed run, in one line; empty otherwise.
         config, provenance: from its ``run.json``.
         summary: the rows of ``summary.json``, empty where the run has none.
     """
@@ -36,6 +37,7 @@ class RunView:
     name: str
     kind: str
     status: Status
+    failure: str
     seed: int
     config: Mapping[str, object]
     provenance: Mapping[str, object]
@@ -105,6 +107,7 @@ def _view(folder: Path, name: str) -> RunView:
         name=name,
         kind=run.record.kind,
         status=_status(run),
+        failure=run.record.failure or "",
         seed=run.record.seed,
         config=run.record.config,
         provenance=run.record.provenance,
@@ -113,6 +116,6 @@ def _view(folder: Path, name: str) -> RunView:
 
 
 def _status(run: RunFolder) -> Status:
-    if run.record.status == "finished":
-        return "finished"
+    if run.record.status != "running":
+        return run.record.status
     return "running" if RunFolder.is_owned(run.path) else "interrupted"

@@ -94,9 +94,17 @@ def tell_unfinished(run: "RunView") -> None:
     """Say of a run that is not finished whether more will come by itself."""
     if run.status == "running":
         st.info("This run is still being made: more will follow.", icon=":material/hourglass_top:")
+    elif run.status == "failed":
+        # As code: an error's words may hold what Markdown would read as marks.
+        st.error("This run failed, and what it wrote before is kept.", icon=":material/error:")
+        st.code(run.failure, language=None, wrap_lines=True)
+        st.markdown(f"Mend what it names, then go on with {_how_to_go_on(run)}")
     elif run.status == "interrupted":
         st.warning(
-            "This run was interrupted: nobody is working on it. Go on with `--resume`"
-            + (f": `{run.resume_command}`" if run.resume_command else "."),
+            "This run was interrupted: nobody is working on it. Go on with " + _how_to_go_on(run),
             icon=":material/pause_circle:",
         )
+
+
+def _how_to_go_on(run: "RunView") -> str:
+    return "`--resume`" + (f": `{run.resume_command}`" if run.resume_command else ".")

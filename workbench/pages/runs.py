@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 LOOK = "look into one"
 COMPARE = "compare"
-_STATUSES = ("finished", "running", "interrupted")
+_STATUSES = ("finished", "running", "failed", "interrupted")
 _FIRST_RUN = (
     "Make one, for example with `workbench evaluate --backbone testbed-llama --guidance none,svgt "
     "--out runs/first --limit 40`, or on the page *Train*."

@@ -13,6 +13,8 @@ from workbench.evaluation.ablations import RUN_KIND as ABLATIONS
 from workbench.evaluation.leaderboard.plan import RUN_KIND as BENCHMARK
 from workbench.evaluation.training_progress import read_progress
 from workbench.evaluation.value_training import RUN_KIND as TRAIN
+from workbench.export.exhibits import exhibits_of
+from workbench.export.exhibits.kinds import FIT, JUDGE
 from workbench.export.probe_runs import PROBES, open_probe, run_kind
 from workbench.export.run_comparison import (
     COMPARISON_HELP,
@@ -26,6 +28,7 @@ from workbench.pages import anchoring_output, directions_output, train_output
 from workbench.pages.benchmark_ablations import show_ablations
 from workbench.pages.benchmark_output import show_board
 from workbench.pages.catalogue import RUNS
+from workbench.pages.exhibits_output import show_exhibits
 from workbench.pages.guard import told_in_words
 from workbench.pages.run_browser import RunView
 from workbench.pages.run_choice import tell_unfinished
@@ -77,18 +80,32 @@ def _evaluation(run: RunView) -> None:
         st.info("This run has no summary.json: nothing to draw yet.")
 
 
+def _exhibits(run: RunView) -> None:
+    """What a paper shows of such a run, and its records."""
+    tell_unfinished(run)
+    show_exhibits(run.path.name, exhibits_of(RunFolder.open(run.path)))
+    if any(run.path.glob("*.parquet")):
+        with st.expander("Records", icon=":material/table:"):
+            _tables(run)
+
+
 def _whatever(run: RunView) -> None:
     """A kind without a view of its own: its summary where it has one, and all its tables."""
     tell_unfinished(run)
     if any(row.metric for row in run.summary):
         show_summary(run.name, run.summary)
-    tables = sorted(run.path.glob("*.parquet"))
-    for path in tables:
+    if not _tables(run) and not run.summary:
+        st.info("This run holds no tables: its files are listed below.")
+
+
+def _tables(run: RunView) -> int:
+    """Show every Parquet file of a run; gives how many there are."""
+    paths = sorted(run.path.glob("*.parquet"))
+    for path in paths:
         frame = read_parquet(path)
         st.markdown(f"**{path.name}** · {len(frame)} rows")
         table_block(frame.head(_MOST_ROWS), key=f"{run.path.name}-{path.stem}")
-    if not tables and not run.summary:
-        st.info("This run holds no tables: its files are listed below.")
+    return len(paths)
 
 
 _VIEWS: Mapping[str, Callable[[RunView], None]] = {
@@ -96,6 +113,8 @@ _VIEWS: Mapping[str, Callable[[RunView], None]] = {
     TRAIN: _training,
     BENCHMARK: show_board,
     ABLATIONS: show_ablations,
+    FIT: _exhibits,
+    JUDGE: _exhibits,
     **{run_kind(probe): _probe for probe in PROBES},
 }
 

@@ -49,27 +49,46 @@ class Engine(Protocol):
         ...
 
 
-def make_engine(name: str) -> Engine:
-    """The engine of this name; ``processes:N`` starts N processes, ``processes`` one a core.
+def make_engine(name: str, device: str = "cpu") -> Engine:
+    """The engine of this name for jobs on this device.
+
+    ``processes:N`` starts N processes, ``processes`` one a core. On graphics cards, ``ray:N`` lets
+    N workers share each card of the cluster, ``ray`` one.
 
     Raises:
-        ConfigError: There is none, or its library is not installed.
+        ConfigError: There is none, its library is not installed, or it cannot use the device.
     """
     if name == "local":
         return LocalEngine()
     kind, _, count = name.partition(":")
     if kind == "processes":
-        return ProcessEngine(_n_processes(count))
-    if name == "ray":
-        return RayEngine()
+        return ProcessEngine(_positive(count, "processes:4") if count else os.cpu_count() or 1)
+    if kind == "ray":
+        return RayEngine(_workers_a_card(count, device))
     raise ConfigError(f"unknown engine '{name}': choose from {', '.join(ENGINES)}")
 
 
-def _n_processes(count: str) -> int:
-    if not count:
-        return os.cpu_count() or 1
+def _workers_a_card(count: str, device: str) -> int | None:
+    """How many workers share a graphics card; None where they compute on processors."""
+    kind, _, number = device.partition(":")
+    if kind == "cpu":
+        if count:
+            raise ConfigError(
+                f"'ray:{count}' is for graphics cards (--device cuda); on processors Ray starts a "
+                "worker a core: write ray"
+            )
+        return None
+    if kind != "cuda" or number:
+        raise ConfigError(
+            f"Ray shows every worker one graphics card as the device cuda, so '{device}' cannot be "
+            "asked for: give --device cuda, or --engine processes:N"
+        )
+    return _positive(count, "ray:2") if count else 1
+
+
+def _positive(count: str, example: str) -> int:
     if not count.isdecimal() or int(count) < 1:
-        raise ConfigError(f"'{count}' is no number of processes: write processes:4, say")
+        raise ConfigError(f"'{count}' is no number of workers: write {example}, say")
     return int(count)
 
 
@@ -151,19 +170,37 @@ class RayEngine:
     ``RAY_ADDRESS`` names, else a local one that lives as long as the engine. A job that itself
     raises is not repeated. Nothing is reported to anybody, and no dashboard is started.
 
+    Args:
+        workers_a_card: How many jobs share a graphics card; None: jobs get none, for Ray hides
+            cards from whoever did not ask for a share.
+
     Raises:
         ConfigError: Ray is not installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, workers_a_card: int | None = None) -> None:
         self._ray = _import_ray()
+        self._gpus = 0.0 if workers_a_card is None else 1 / workers_a_card
         self._connected = False
 
     def __enter__(self) -> "RayEngine":
         if not self._ray.is_initialized():
             _connect(self._ray)
             self._connected = True
+        try:
+            self._check_cards()
+        except ConfigError:
+            self.__exit__(None, None, None)
+            raise
         return self
+
+    def _check_cards(self) -> None:
+        """Refuse jobs that would wait for a card for ever."""
+        if self._gpus and not self._ray.cluster_resources().get("GPU"):
+            raise ConfigError(
+                "no node of the Ray cluster offers a graphics card (start nodes with --num-gpus): "
+                "use --device cpu, or --engine processes:N for the card of this machine"
+            )
 
     def __exit__(
         self,
@@ -179,7 +216,9 @@ class RayEngine:
         self, work: Callable[[JobT], ResultT], jobs: Sequence[JobT]
     ) -> Iterator[tuple[JobT, ResultT]]:
         """As they come; when the caller stops early, what still runs is cancelled."""
-        task = self._ray.remote(num_cpus=1, max_retries=_RETRIES, retry_exceptions=False)(work)
+        task = self._ray.remote(
+            num_cpus=1, num_gpus=self._gpus, max_retries=_RETRIES, retry_exceptions=False
+        )(work)
         waiting = {task.remote(job): job for job in jobs}
         try:
             while waiting:

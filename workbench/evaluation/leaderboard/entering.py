@@ -27,6 +27,7 @@ from workbench.guidance.registry import (
     GuidanceSpec,
     find_fitted,
     identify_guidance,
+    load_guidance,
     parse_guidance_list,
     shipped_configs,
     shipped_methods,
@@ -72,7 +73,8 @@ class Entering:
 
         Raises:
             ConfigError: An unknown method, or one named twice.
-            CheckpointError: A named method has no weights or no tuned configuration.
+            CheckpointError: A named method has no weights or no tuned configuration, or weights
+                of another method or backbone.
         """
         if self.seeds < 1:
             raise ConfigError(f"{self.seeds} seeds: ask for at least 1")
@@ -191,13 +193,18 @@ class Entering:
         own = any((folder / name).is_file() for name in (RECORD_FILE, ARTIFACT_FILE))
         named = GuidanceSpec(spec.family, folder.name) if own else spec
         source = str(folder.resolve()) if own else spec.config
-        identity = identify_guidance(GuidanceSpec(spec.family, source), self.backbone)
-        return Entrant(method_name(named), named, 0, source, identity)
+        return Entrant(method_name(named), named, 0, source, self._identity(spec.family, source))
 
     def _entrant(self, spec: GuidanceSpec, seed: int, folder: Path) -> Entrant:
         source = str(folder.resolve())
-        identity = identify_guidance(GuidanceSpec(spec.family, source), self.backbone)
+        identity = self._identity(spec.family, source)
         return Entrant(method_name(spec), spec, seed, source, identity)
+
+    def _identity(self, family: str, source: str) -> dict[str, object]:
+        """What the plan records of weights, once they were loaded: before anything is measured."""
+        spec = GuidanceSpec(family, source)
+        load_guidance(spec, self.backbone)
+        return identify_guidance(spec, self.backbone)
 
 
 def _short_name(backbone: Backbone) -> str:

@@ -17,11 +17,13 @@ class PaperFigure:
 
     Attributes:
         name: Of its file, and of its label.
+        title: What it shows, in some words.
         caption: What it shows, how to read it, and what stands behind the numbers.
         figure: What is drawn.
     """
 
     name: str
+    title: str
     caption: str
     figure: go.Figure
 
@@ -64,7 +66,8 @@ def paper_figure(
     """
     if figure is not None and any(map(_shows_something, figure.data)):
         reading = how_to_read(figure) if callable(how_to_read) else how_to_read
-        yield PaperFigure(name, " ".join(filter(None, [f"{title}.", reading, evidence])), figure)
+        caption = " ".join(filter(None, [f"{title}.", reading, evidence]))
+        yield PaperFigure(name, title, caption, figure)
 
 
 def _shows_something(trace: go.Scatter | go.Bar | go.Heatmap) -> bool:

@@ -9,20 +9,14 @@ import plotly.graph_objects as go
 from workbench.export.dots import dots_across
 from workbench.export.exhibits.exhibit import Exhibits, joined, paper_figure
 from workbench.export.figures import dress
-from workbench.export.paper_tables import Cell, PaperTable
+from workbench.export.paper_tables import NOTHING, Cell, PaperTable, parts_of
 from workbench.export.probe_plots import Point, look
+from workbench.export.summaries import metric_text
 from workbench.runs import SUMMARY_FILE, RunFolder
 
 JUDGES_HELP = "A mark is the estimate, its bar the 95% interval."
-METRICS: dict[str, tuple[str, float, str]] = {
-    "rate": ("share of yes", 100.0, "%"),
-    "kappa": ("Cohen's kappa", 1.0, "1 perfect, 0 chance"),
-    "agreement": ("equal answers", 100.0, "%"),
-    "accuracy": ("answers equal to people's", 100.0, "%"),
-    "precision": ("yes that people confirm", 100.0, "%"),
-    "recall": ("people's yes that is found", 100.0, "%"),
-}
-"""Metric to its name, factor and unit."""
+METRICS = ("rate", "kappa", "agreement", "accuracy", "precision", "recall")
+"""Each is a table and a figure, in this order."""
 
 Row = Mapping[str, Any]
 
@@ -35,7 +29,7 @@ def judging_exhibits(run: RunFolder) -> Exhibits:
     found = {metric: [row for row in rows if row["metric"] == metric] for metric in METRICS}
     measured = {metric: part for metric, part in found.items() if part}
     return Exhibits(
-        tuple(_table(metric, part) for metric, part in measured.items()),
+        tuple(part for metric, rows in measured.items() for part in parts_of(_table(metric, rows))),
         joined(
             [
                 paper_figure(
@@ -50,32 +44,33 @@ def judging_exhibits(run: RunFolder) -> Exhibits:
 
 def judges_figure(metric: str, rows: Sequence[Row]) -> go.Figure:
     """One metric with intervals, a row a judge (or pair), a colour a property."""
-    name, factor, unit = METRICS[metric]
+    text = metric_text(metric)
     figure = go.Figure()
-    for number, shown in enumerate(dict.fromkeys(str(row["property"]) for row in rows)):
-        part = [row for row in rows if row["property"] == shown]
-        points = [Point(_who(row), *_numbers(row, factor), f"n = {row['n']}") for row in part]
+    measured = [row for row in rows if row["estimate"] is not None]
+    for number, shown in enumerate(dict.fromkeys(str(row["property"]) for row in measured)):
+        part = [row for row in measured if row["property"] == shown]
+        points = [Point(_who(row), *_numbers(row, text.factor), f"n = {row['n']}") for row in part]
         figure.add_trace(dots_across(shown.replace("_", " "), points, look(number)))
-    judges = list(dict.fromkeys(_who(row) for row in rows))
-    dress(figure, x=f"{name} ({unit})", y="", height=110 + 34 * max(2, len(judges)))
+    judges = list(dict.fromkeys(_who(row) for row in measured))
+    dress(figure, x=text.title, y="", height=110 + 34 * max(2, len(judges)))
     figure.update_yaxes(categoryorder="array", categoryarray=judges, autorange="reversed")
     return figure.update_layout(scattermode="group")
 
 
 def _table(metric: str, rows: Sequence[Row]) -> PaperTable:
-    name, factor, unit = METRICS[metric]
-    form = ".2f" if factor == 1.0 else ".1f"
+    text = metric_text(metric)
+    form = f".{text.decimals}f"
     return PaperTable(
         metric,
-        f"{name[:1].upper()}{name[1:]} ({unit}). {_evidence(rows)}",
+        f"{text.title[:1].upper()}{text.title[1:]}{_pairs(rows)}. {_evidence(rows)}",
         ("judge", "against", "property", "partial refusals"),
-        ("estimate", "n", "unscored"),
+        ("estimate", "scored", "unscored"),
         tuple(
             (
-                (str(row["judge"]), str(row["against"] or "–"), str(row["property"]),
-                 str(row["partial"] or "–")),
-                (Cell.of(*_numbers(row, factor), form), Cell(str(row["n"])),
-                 Cell(str(row["unscored"]))),
+                (str(row["judge"]), str(row["against"] or NOTHING),
+                 str(row["property"] or NOTHING), str(row["partial"] or NOTHING)),
+                (Cell.of(*_numbers(row, text.factor), form), Cell(str(row["n"])),
+                 Cell(_unscored(row))),
             )
             for row in rows
         ),
@@ -90,14 +85,25 @@ def _numbers(row: Row, factor: float) -> tuple[float, float, float]:
     return estimate, low, high
 
 
+def _pairs(rows: Sequence[Row]) -> str:
+    against = any(row["against"] for row in rows)
+    return "; scored: by both sides; unscored: by the judge / by the other side" if against else ""
+
+
 def _who(row: Row) -> str:
     against = f" / {row['against']}" if row["against"] else ""
     partial = f" (partial: {row['partial']})" if row["partial"] else ""
     return f"{row['judge']}{against}{partial}"
 
 
+def _unscored(row: Row) -> str:
+    """What a judge left open; of two, what either did."""
+    other = f" / {row['unscored_against']}" if row["against"] else ""
+    return f"{row['unscored']}{other}"
+
+
 def _title(metric: str) -> str:
-    name = METRICS[metric][0]
+    name = metric_text(metric).name
     return f"{name[:1].upper()}{name[1:]} by judge"
 
 
