@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from workbench.svgt import BridgeWrite, ValueModule
 
 PROMPTS = ["t1 t2 t3 t4 t5 t6", "t9 t8", "t20 t21 t22"]
-N_NEW = 14
+N_NEW = 11
 
 
 @pytest.fixture
@@ -303,7 +303,7 @@ def test_gate_scale_changes_the_strength(
 
     outputs = {
         scale: decode(backbone, SVGTBridge(module, gate_scale=scale, refresh=1))
-        for scale in (0.0, 1.0, 3.0)
+        for scale in (0.0, 3.0)
     }
     assert outputs[0.0] != outputs[3.0]
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from workbench.backbone import TransformerLensBackbone
 
 PROMPTS: tuple[str, ...] = ("t1 t2 t3 t4", "t9 t8 t7 t6 t5 t4 t3")
-N_TOKENS = 6
+N_TOKENS = 4
 
 
 def steering(backbone: "TransformerLensBackbone") -> dict[str, Guidance]:
@@ -123,11 +123,34 @@ def what_was_done(receipts: Sequence[Receipt]) -> list[tuple[object, ...]]:
     ]
 
 
-def cache_agrees(backbone: "TransformerLensBackbone", guidance: Guidance) -> bool:
-    """Whether cached decoding edits what one pass over everything edits, and says the same."""
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """What cached decoding made of a guidance.
+
+    Attributes:
+        guidance: The guidance.
+        made: The replies.
+        receipts: What was edited.
+        agrees: Whether one pass over everything edits the same, and says the same.
+    """
+
+    guidance: Guidance
+    made: list[tuple[int, ...]]
+    receipts: tuple[Receipt, ...]
+    agrees: bool
+
+
+def check(backbone: "TransformerLensBackbone", guidance: Guidance) -> Checked:
     made, receipts = decoded(backbone, guidance)
     again, at_once = in_one_pass(backbone, guidance, made)
-    return made == again and what_was_done(receipts) == what_was_done(at_once)
+    agrees = made == again and what_was_done(receipts) == what_was_done(at_once)
+    return Checked(guidance, made, receipts, agrees)
+
+
+@pytest.fixture(scope="module")
+def shipped(backbone: "TransformerLensBackbone") -> dict[str, Checked]:
+    """Every method as it is, checked once for all tests of a backbone."""
+    return {name: check(backbone, guidance) for name, guidance in steering(backbone).items()}
 
 
 # ------------------------------------------------------------------- steering only at the prefill
@@ -149,13 +172,16 @@ class OnlyAtThePrompt(SlotlessSession):
         return self._right.receipts()
 
 
-def test_steering_does_not_stop_at_the_prompt(backbone: "TransformerLensBackbone") -> None:
-    for name, guidance in steering(backbone).items():
-        made, receipts = decoded(backbone, guidance)
-        assert all(r.response_positions == len(PROMPTS) * (N_TOKENS - 1) for r in receipts), name
-        assert cache_agrees(backbone, guidance), name
-        assert not cache_agrees(backbone, Wrong(guidance, OnlyAtThePrompt)), name
-        assert made != decoded(backbone, NoGuidance())[0], name
+def test_steering_does_not_stop_at_the_prompt(
+    backbone: "TransformerLensBackbone", shipped: dict[str, Checked]
+) -> None:
+    n_new = len(PROMPTS) * (N_TOKENS - 1)
+    plain, _ = decoded(backbone, NoGuidance())
+    for name, right in shipped.items():
+        assert all(r.response_positions == n_new for r in right.receipts), name
+        assert right.agrees, name
+        assert not check(backbone, Wrong(right.guidance, OnlyAtThePrompt)).agrees, name
+        assert right.made != plain, name
 
 
 # ----------------------------------------------------------------------- twice under the cache
@@ -205,14 +231,15 @@ class ThePromptAgain(SlotlessSession):
 @pytest.mark.parametrize("wrong", [HooksThatPileUp, ThePromptAgain])
 def test_nothing_is_added_twice_under_the_cache(
     backbone: "TransformerLensBackbone",
+    shipped: dict[str, Checked],
     wrong: Callable[[Guidance, Backbone, TokenBatch], GuidanceSession],
 ) -> None:
     n_new = len(PROMPTS) * (N_TOKENS - 1)
-    for name, guidance in steering(backbone).items():
-        _, receipts = decoded(backbone, guidance)
-        assert {(r.passes, r.response_positions) for r in receipts} == {(N_TOKENS, n_new)}, name
-        assert cache_agrees(backbone, guidance), name
-        assert not cache_agrees(backbone, Wrong(guidance, wrong)), name
+    for name, right in shipped.items():
+        counts = {(r.passes, r.response_positions) for r in right.receipts}
+        assert counts == {(N_TOKENS, n_new)}, name
+        assert right.agrees, name
+        assert not check(backbone, Wrong(right.guidance, wrong)).agrees, name
 
 
 # --------------------------------------------------------------------------------- padding
@@ -233,25 +260,26 @@ class AsIfPaddedOnTheRight(SlotlessSession):
         return self._right.during(call)
 
 
-def test_padding_changes_nothing(backbone: "TransformerLensBackbone") -> None:
+def test_padding_changes_nothing(
+    backbone: "TransformerLensBackbone", shipped: dict[str, Checked]
+) -> None:
     def first_logits(guidance: Guidance, prompts: Sequence[str]) -> Tensor:
         prompt = backbone.encode(prompts)
         nothing = TokenBatch(prompt.ids[:, :0], prompt.mask[:, :0])
         with guidance.begin(backbone, prompt).during(whole_pass(prompt, nothing)):
             return backbone.forward(prompt.ids, mask=prompt.mask)[:, -1]
 
-    def batch_equals_rows(guidance: Guidance) -> bool:
+    def first_equal(guidance: Guidance) -> bool:
         alone = torch.cat([first_logits(guidance, [prompt]) for prompt in PROMPTS])
-        if not torch.allclose(first_logits(guidance, PROMPTS), alone, atol=1e-4):
-            return False
-        singly = [decoded(backbone, guidance, [prompt])[0][0] for prompt in PROMPTS]
-        return decoded(backbone, guidance)[0] == singly
+        return torch.allclose(first_logits(guidance, PROMPTS), alone, atol=1e-4)
 
-    methods = steering(backbone)
-    assert all(batch_equals_rows(guidance) for guidance in methods.values())
+    for name, right in shipped.items():
+        assert first_equal(right.guidance), name
+        singly = [decoded(backbone, right.guidance, [prompt])[0][0] for prompt in PROMPTS]
+        assert right.made == singly, name
     # Those that act from the prompt's end on would notice where it is.
     for name in ("caa", "refusal-addition, reply"):
-        assert not batch_equals_rows(Wrong(methods[name], AsIfPaddedOnTheRight)), name
+        assert not first_equal(Wrong(shipped[name].guidance, AsIfPaddedOnTheRight)), name
 
 
 # ------------------------------------------------------------------- probes tuned on the test data

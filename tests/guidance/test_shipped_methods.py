@@ -27,7 +27,7 @@ def test_what_ships_for_a_backbone_works(name: str) -> None:
             backbone,
             PROMPTS,
             guidance,  # type: ignore[arg-type]
-            max_new_tokens=24,
+            max_new_tokens=10,
             sampling=Sampling(temperature=1.0),
             generator=torch.Generator().manual_seed(0),
             receipts=book,
