@@ -112,7 +112,7 @@ def test_judges_are_compared_on_what_both_score(rng: np.random.Generator) -> Non
     }
     rates = rate_rows(scores, ["x", "y"], rng=rng)
     assert [(row["judge"], row["property"]) for row in rates] == [
-        ("both", "harmful"), ("both", "refused"), ("harm", "harmful"),
+        ("both", "harmful"), ("both", "refused"), ("harm", "harmful"), ("none", ""),
     ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ Weights are read from safetensors only, and code that comes with a checkpoint is
 is cut silently: a prompt that does not fit into the model's context gets no answer (None, NaN).
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from workbench.errors import CheckpointError, ConfigError
 
 Floats = NDArray[np.float64]
 BATCH_SIZE = 8
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 @runtime_checkable
@@ -268,6 +270,11 @@ def _load(
 def _unreadable(path: str, error: Exception) -> str:
     if Path(path).is_dir():
         advice = "it must hold config.json, tokenizer files and safetensors (no pickled .bin)"
+    elif not _HUB_ID.fullmatch(path):
+        return (
+            f"cannot load the judge's model {path}: there is no such folder; give one that holds a "
+            "checkpoint, or a hub id such as org/model"
+        )
     else:
         advice = (
             "there is no such folder; accept the conditions on the model's page where it has any, "
