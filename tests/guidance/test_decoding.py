@@ -462,7 +462,7 @@ def test_bridge_traces_are_the_writers_own_numbers(
     assert float(trace.trigger_score[0]) == pytest.approx(float(write.score), abs=1e-5)
     assert float(trace.correction_norm[0]) == pytest.approx(float(write.delta_z.norm()), abs=1e-5)
     changes = [i for i in range(1, N_NEW) if trace.trigger_score[i] != trace.trigger_score[i - 1]]
-    assert changes == [4, 8, 12]
+    assert changes == [4, 8]
     assert trace.open.all()
     assert trace.harm_score is None
     assert trace.slot_attention is None
