@@ -5,6 +5,7 @@ standard error), so that an interval of nominal coverage falls outside the range
 the seeds are fixed.
 """
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import torch
 from scipy import stats
 
 from probes.directions import DirectionOptions
+from probes.instability.config import Effort, InstabilityConfig
 from probes.instability.plan import ResamplePlan, Spread
 from probes.instability.sample import FrameSample, fit_frame, frame_samples
 from probes.instability.stability import Cosines, Instability, index_difference
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 REPETITIONS = 200
+EFFORT = Effort(resamples=40, splits=4)
 SETTINGS = pytest.mark.parametrize(
     "setting",
     [
@@ -39,10 +42,10 @@ SETTINGS = pytest.mark.parametrize(
 
 
 def fitted(
-    plant: "Plant", rng: np.random.Generator
+    plant: "Plant", rng: np.random.Generator, effort: Effort = EFFORT
 ) -> tuple[tuple[FrameSample, ...], torch.Tensor, torch.Tensor]:
     given = plant.draw(rng)
-    plan = ResamplePlan.draw([given], n_resamples=40, n_halves=4, rng=rng)
+    plan = ResamplePlan.draw([given], n_resamples=effort.resamples, n_halves=effort.splits, rng=rng)
     samples = frame_samples(given, plan, min_per_class=8)
     fits = [fit_frame("mean_difference", sample, 0, DirectionOptions()) for sample in samples]
     return samples, torch.stack([f.full for f in fits]), torch.stack([f.halves for f in fits])
@@ -96,6 +99,23 @@ def test_transfer_auroc(planted: "type[Plant]", angle: float) -> None:
         return covers(auroc.share_bounds(n_groups=plant.n_pairs), truth)
 
     assert_nominal(one)
+
+
+@pytest.mark.parametrize("n_pairs", [15, 40])
+def test_auroc_and_accuracy_without_harm(planted: "type[Plant]", n_pairs: int) -> None:
+    """At chance all that is left is noise of pairs of groups; with the effort of the command."""
+    plant = planted(n_pairs=n_pairs, width=32, signal=0.0, angles=(0.0, 0.0))
+    rng = np.random.default_rng(23)
+    found: dict[str, list[bool]] = defaultdict(list)
+    for _ in range(REPETITIONS):
+        samples, _, halves = fitted(plant, rng, InstabilityConfig().transfer)
+        tested = transfer(samples, 0, halves)
+        for name, values in (("auroc", tested.auroc), ("accuracy", tested.accuracy)):
+            for fitted_in, place in (("another", 0), ("the same", 1)):
+                bounds = Spread.of(values[:, place, 1]).share_bounds(n_groups=n_pairs)
+                found[f"{name}, fitted in {fitted_in} context"].append(covers(bounds, 0.5))
+    for name, covered in found.items():
+        assert 0.90 <= np.mean(covered) <= 0.98, name
 
 
 def expected_auroc(plant: "Plant", rng: np.random.Generator, n: int = 20_000) -> float:

@@ -148,6 +148,23 @@ def test_sign_flips_find_a_difference_and_are_silent_without_one(
     assert (silent <= 0.05).mean() < 0.07
 
 
+@pytest.mark.parametrize(("n_groups", "size"), [(10, 0.10), (20, 0.08), (40, 0.07)])
+def test_sign_flips_reject_too_often_where_contributions_are_skewed(
+    planted: "type[Plant]", n_groups: int, size: float
+) -> None:
+    """What docs/statistics.md warns of: flipped signs suppose contributions symmetric about 0."""
+    plan = plan_for(planted, n_groups, resamples=199)
+    weights = plan.weights(every_group(plan)).double()
+    rng = np.random.default_rng(4)
+    found = []
+    for _ in range(800):
+        values = torch.from_numpy(rng.exponential(size=n_groups) - 1)
+        spread = Spread.of(weights @ values / weights.sum(dim=1))
+        found.append(float(spread.sign_flip_p_value(n_groups=n_groups)))
+    # 800 repetitions know a size of 10% to 1.1 points; twice that.
+    assert (np.array(found) <= 0.05).mean() == pytest.approx(size, abs=0.022)
+
+
 def test_too_few_groups_are_refused(planted: "type[Plant]") -> None:
     with pytest.raises(DataError, match="3 groups"):
         plan_for(planted, 3)

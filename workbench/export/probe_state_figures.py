@@ -55,7 +55,7 @@ def projection_figure(frame: pd.DataFrame, *, dimensions: int = 2) -> go.Figure:
         scene = zip(("xaxis", "yaxis", "zaxis"), titles, strict=True)
         figure.update_layout(scene={name: {"title": {"text": text}} for name, text in scene})
         # Farther away than by default, or the titles of the axes are cut off.
-        figure.update_layout(scene_camera={"eye": {"x": 1.7, "y": 1.7, "z": 1.1}})
+        figure.update_layout(scene_camera={"eye": {"x": 2.0, "y": 2.0, "z": 1.3}})
     figure.update_layout(
         legend={"orientation": "v", "x": 1.02, "y": 1, "yanchor": "top", "itemsizing": "constant"}
     )

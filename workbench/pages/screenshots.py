@@ -20,7 +20,7 @@ Theme = Literal["light", "dark"]
 WIDTHS = (1280, 1920)
 THEMES: tuple[Theme, ...] = ("light", "dark")
 _PATIENCE = 120_000  # milliseconds: the first load of a model on a busy machine
-_MOST_HEIGHT = 6000
+_MOST_HEIGHT = 12000
 
 
 def wait_until_idle(page: Page) -> None:
