@@ -46,10 +46,12 @@ class AttentionMass:
     Attributes:
         layers: The blocks above L.
         mass: By keys and weighting; NaN past the end of a reply.
+        why_unweighted: Why weighted masses are NaN everywhere; empty where they are measured.
     """
 
     layers: tuple[int, ...]
     mass: Mapping[tuple[Keys, Weighting], Float[Tensor, "batch layer head step"]]
+    why_unweighted: str = ""
 
 
 @torch.no_grad()
@@ -67,20 +69,21 @@ def attention_mass(scene: Scene, n_steps: int, edit: BridgeEdit = unchanged) -> 
     n_layers, n_heads = len(scene.slot_layers), scene.backbone.n_heads
     empty = torch.full((len(scene), n_layers, n_heads, response.ids.shape[1]), torch.nan)
     mass = {kind: empty.clone() for kind in KINDS}
+    why = scene.why_not_by_head
     for _, batch in reply_batches(prompt, response, scene.batch_size):
         past_end = ~batch.response.mask[:, None]
-        for index, patterns in enumerate(_patterns(scene, batch, edit)):
+        for index, patterns in enumerate(_patterns(scene, batch, edit, weigh=not why)):
             for weighting, pattern in patterns.items():
                 for keys, found in _on_keys(pattern, scene.columns(batch), batch).items():
                     target = mass[keys, weighting][:, index, :, : found.shape[-1]]
                     target[batch.rows.cpu()] = found.masked_fill(past_end, torch.nan).cpu()
-    return AttentionMass(scene.slot_layers, mass)
+    return AttentionMass(scene.slot_layers, mass, why)
 
 
 def _patterns(
-    scene: Scene, batch: ReplyBatch, edit: BridgeEdit
+    scene: Scene, batch: ReplyBatch, edit: BridgeEdit, *, weigh: bool
 ) -> Iterator[dict[Weighting, Float[Tensor, "row head step key"]]]:
-    """Raw and weighted attention of the predicting queries, block by block."""
+    """Raw and, if wanted, weighted attention of the predicting queries, block by block."""
     layers, columns = scene.slot_layers, scene.columns(batch)
     with ExitStack() as stack:
         patterns = stack.enter_context(scene.backbone.capture_patterns(layers))
@@ -89,8 +92,11 @@ def _patterns(
     queries = slice(columns.slots.stop - 1, columns.total - 1)
     for layer in layers:
         raw = patterns[layer][:, :, queries].float()
-        weighted = raw * value_norms(scene.backbone, layer, values[layer])[:, :, None]
-        yield {"raw": raw, "weighted": weighted / weighted.sum(dim=-1, keepdim=True)}
+        shares: dict[Weighting, Tensor] = {"raw": raw}
+        if weigh:
+            weighted = raw * value_norms(scene.backbone, layer, values[layer])[:, :, None]
+            shares["weighted"] = weighted / weighted.sum(dim=-1, keepdim=True)
+        yield shares
 
 
 def value_norms(
@@ -135,6 +141,9 @@ def attention_records(
         for index, layer in enumerate(read.layers):
             for head in range(mass.shape[2]):
                 record = replace(base, layer=layer, head=head)
+                if weighting == "weighted" and read.why_unweighted:
+                    records.append(replace(record, note=read.why_unweighted))
+                    continue
                 own, other = (as_values(of[:, index, head]) for of in (mass, null))
                 records += _over_steps(record, own, other, estimates)
     return records

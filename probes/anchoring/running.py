@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from probes.anchoring.attention import attention_mass, attention_records
-from probes.anchoring.attribution import attribute, attribution_records
+from probes.anchoring.attribution import ATTRIBUTION, attribute, attribution_records
 from probes.anchoring.doses import (
     KnownHarm,
     gate_harm_records,
@@ -268,6 +268,8 @@ def _doses(study: _Study) -> list[Record]:
 
 
 def _attribution(study: _Study) -> list[Record]:
+    if why := study.scene.why_not_by_head:
+        return [replace(study.estimates.base, metric=ATTRIBUTION, site="total", note=why)]
     control = attribute(study.scene, study.control())
     return attribution_records(attribute(study.scene), control, study.estimates)
 

@@ -34,8 +34,9 @@ from probes.margins import (
     ReplyPairs,
     reply_log_probs,
 )
+from probes.records import NOT_MEASURED
 from workbench.backbone.protocol import Backbone
-from workbench.errors import DataError
+from workbench.errors import BackboneError, DataError
 from workbench.guidance.svgt_bridge import SVGTBridge
 from workbench.svgt.slots import Columns, SlotForward, forward_with_slots
 from workbench.svgt.value_module import BridgeWrite
@@ -68,6 +69,15 @@ class Scene:
     def first_layer(self) -> int:
         """The lowest block that sees the slots."""
         return self.guidance.writer.config.layer + 1
+
+    @property
+    def why_not_by_head(self) -> str:
+        """Why what single heads add to the residual stream is not known; empty where it is."""
+        try:
+            self.backbone.output_map(self.first_layer)
+        except BackboneError as error:
+            return f"{NOT_MEASURED}: {error}"
+        return ""
 
     @property
     def slot_layers(self) -> tuple[int, ...]:

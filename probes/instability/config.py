@@ -56,7 +56,8 @@ class InstabilityConfig:
         control_tasks: Random labellings of the requests.
 
     Raises:
-        ConfigError: An unknown or repeated estimator, a number out of range, or another type.
+        ConfigError: An unknown or repeated estimator, no context, a number out of range, or another
+            type.
     """
 
     estimators: tuple[str, ...] = ("mean_difference", "logistic", "lda")
@@ -82,6 +83,8 @@ class InstabilityConfig:
                 f"estimators = {', '.join(self.estimators) or 'none'}: name each of "
                 f"{', '.join(ESTIMATORS)} at most once, and at least one"
             )
+        if self.contexts == ():
+            raise ConfigError("contexts is empty: name at least one, or None for all there are")
         if not 0 <= self.floor < 1:
             raise ConfigError(f"floor = {self.floor}: choose a cosine from 0 to below 1")
         for name, least in _LEAST.items():

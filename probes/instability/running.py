@@ -280,9 +280,13 @@ def _in_contexts(
 
 
 def _only(given: ContrastSet, contexts: set[str]) -> ContrastSet:
-    return given.rows(
-        torch.tensor([i for i, where in enumerate(given.context) if where in contexts])
-    )
+    rows = [i for i, where in enumerate(given.context) if where in contexts]
+    if not rows:
+        raise DataError(
+            f"the site '{given.site}' has states in none of the chosen contexts; it has "
+            f"{', '.join(given.contexts)}"
+        )
+    return given.rows(torch.tensor(rows))
 
 
 def _study(

@@ -338,6 +338,16 @@ def test_contexts_are_chosen_and_unknown_ones_refused(sets: list[ContrastSet]) -
         run(sets[1:2], replace(QUICK, contexts=("c9",)))
 
 
+def test_no_context_at_all_is_refused(sets: list[ContrastSet]) -> None:
+    with pytest.raises(ConfigError, match="contexts is empty"):
+        InstabilityConfig(contexts=())
+    one, other = sets[0], sets[0].in_context("c1")
+    given = [one, replace(other, site="elsewhere")]
+    config = InstabilityConfig(contexts=("c0", "c2"))
+    with pytest.raises(DataError, match="'elsewhere' has states in none of the chosen contexts"):
+        run_instability(given, config, backbone="none")
+
+
 def test_bad_input_is_refused(sets: list[ContrastSet]) -> None:
     with pytest.raises(DataError, match="no states"):
         run([])

@@ -134,6 +134,36 @@ def test_records_are_means_with_the_control_as_null(scene: "Scene") -> None:
     assert picked.n == 3
 
 
+def test_where_heads_have_no_fixed_share_only_weighted_attention_is_not_measured(
+    scene: "Scene", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from probes.anchoring.attention import attention_mass, attention_records
+    from probes.anchoring.estimates import Estimates
+    from probes.records import Record
+    from workbench.errors import BackboneError
+
+    measured = attention_mass(scene, 3)
+
+    def refuse(self: object, layer: int) -> None:
+        raise BackboneError("the blocks norm what their attention gives")
+
+    monkeypatch.setattr(type(scene.backbone), "output_map", refuse)
+    read = attention_mass(scene, 3)
+    assert torch.equal(
+        read.mass["slots", "raw"].nan_to_num(), measured.mass["slots", "raw"].nan_to_num()
+    )
+    base = Record("anchoring", "tiny", "", float("nan"))
+    records = attention_records(read, read, Estimates(base, scene.pairs.groups, 50))
+    weighted = [record for record in records if record.estimator == "weighted"]
+    assert len(weighted) == 2 * 2 * scene.backbone.n_heads
+    assert all(np.isnan(record.estimate) for record in weighted)
+    assert {record.note for record in weighted} == {
+        "not measured: the blocks norm what their attention gives"
+    }
+    raw = [record for record in records if (record.estimator, record.site) == ("raw", "slots")]
+    assert not any(np.isnan(record.estimate) for record in raw if np.isnan(record.x))
+
+
 def test_a_planted_head_is_the_only_one_that_weighs(
     one_head_reads: Callable[[int, int], "TransformerLensBackbone"],
     guidance: "SVGTBridge",
