@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
-from workbench.pages import anchoring, benchmark, directions, home, playground, runs, train
+from workbench.pages import anchoring, benchmark, directions, export, home, playground, runs, train
 from workbench.pages.guard import guarded
 
 
@@ -54,6 +54,10 @@ PAGES: tuple[PageEntry, ...] = (
     PageEntry(
         runs.page, "runs", "Runs", ":material/monitoring:",
         "Every run: its tables, figures and provenance; compare some, delete one.",
+    ),
+    PageEntry(
+        export.page, "export", "Export", ":material/archive:",
+        "Take tables, figures and records of runs into a paper.",
     ),
 )  # fmt: skip
 

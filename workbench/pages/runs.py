@@ -1,6 +1,6 @@
 """Runs (light): every run of every kind; look into one, compare some, delete one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +78,7 @@ def _overview(runs: "Sequence[RunView]") -> None:
             [
                 {
                     "run": run.name, "kind": run.kind, "status": run.status, "seed": run.seed,
-                    "backbone": str(run.config.get("backbone", "")),
+                    "backbone": _backbone_name(run.config.get("backbone", "")),
                     "summary rows": len(run.summary),
                     "started (UTC)": str(run.provenance.get("time", "")),
                 }
@@ -90,6 +90,11 @@ def _overview(runs: "Sequence[RunView]") -> None:
         ),
         hide_index=True, width="stretch", height=min(38 + 35 * max(1, len(runs)), 280), key="runs",
     )  # fmt: skip
+
+
+def _backbone_name(backbone: object) -> str:
+    """A backbone's name; some commands record it together with its hash."""
+    return str(backbone.get("name", "") if isinstance(backbone, Mapping) else backbone)
 
 
 def deletable(run: "RunView") -> bool:

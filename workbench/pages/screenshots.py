@@ -61,6 +61,7 @@ PAGES: dict[str, tuple[str, Callable[[Page], None]]] = {
     "benchmark": ("/benchmark", _only_look),
     "runs": ("/runs", _only_look),
     "runs-compared": ("/runs?root=docs%2Fresults&view=compare", _only_look),
+    "export": ("/export?root=docs%2Fresults", _only_look),
 }
 """By name: the page's path and what to do on it before the picture is taken."""
 

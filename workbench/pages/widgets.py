@@ -1,12 +1,19 @@
 """What many pages draw (light): a figure with its reading aid and files, a table with its files."""
 
+import tempfile
+import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
 from workbench.export.figures import figure_frame, standalone_html
+
+_PRINTED = {"svg": "image/svg+xml", "png": "image/png"}
+_PRINTING = threading.Lock()
+"""matplotlib's settings are those of the whole process, which serves several people."""
 
 
 def start_with(key: str, value: object) -> None:
@@ -48,10 +55,24 @@ def figure_block(
             "Figure (HTML)", lambda: standalone_html(drawn), f"{key}.html", mime="text/html",
             help_="Interactive and self-contained.",
         )  # fmt: skip
+        for kind, mime in _PRINTED.items():
+            download(
+                f"Figure ({kind.upper()})", lambda kind=kind: _printed(drawn, kind),
+                f"{key}.{kind}", mime=mime, help_="As `workbench export` prints it for a paper.",
+            )  # fmt: skip
         download(
             "Numbers (CSV)", lambda: figure_frame(drawn).to_csv(index=False), f"{key}-numbers.csv",
             mime="text/csv", help_="Every mark that is drawn, with the ends of its interval.",
         )  # fmt: skip
+
+
+def _printed(figure: go.Figure, kind: str) -> bytes:
+    """The figure as a file for print."""
+    from workbench.export.printing import fitting_width, print_figure, write_print  # matplotlib
+
+    with tempfile.TemporaryDirectory(prefix="svgt-figure-") as folder, _PRINTING:
+        drawn = print_figure(figure, fitting_width(figure))
+        return write_print(drawn, Path(folder) / f"figure.{kind}").read_bytes()
 
 
 def table_block(frame: pd.DataFrame, *, key: str, short: Mapping[str, str] | None = None) -> None:
@@ -71,7 +92,12 @@ def table_block(frame: pd.DataFrame, *, key: str, short: Mapping[str, str] | Non
 
 
 def download(
-    label: str, content: Callable[[], str], file_name: str, *, mime: str, help_: str | None = None
+    label: str,
+    content: Callable[[], str | bytes],
+    file_name: str,
+    *,
+    mime: str,
+    help_: str | None = None,
 ) -> None:
     """A button that makes the file only when it is pressed."""
     st.download_button(

@@ -1,0 +1,65 @@
+"""Export (light): choose runs and formats, look at what comes out, take it away."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from workbench.pages.guard import told_in_words
+from workbench.pages.run_choice import listed_runs
+
+if TYPE_CHECKING:
+    from workbench.pages.run_browser import RunView
+
+FORMATS: dict[str, str] = {
+    "bundle": "bundle: all of it, with settings, environment, hashes and a README",
+    "latex": "LaTeX: booktabs tables, and one document of all",
+    "pdf": "PDF: figures for print, fonts embedded",
+    "svg": "SVG: figures as vectors",
+    "png": "PNG: figures at 300 dots an inch",
+    "html": "HTML: figures one can hover over",
+    "csv": "CSV: every record",
+    "parquet": "Parquet: every record, with its types",
+    "json": "JSON: every record",
+}
+_FIRST_RUN = "Make one on the page *Train*, or with `workbench evaluate --help`."
+
+
+def page() -> None:
+    """Draw the page."""
+    st.title("Export", anchor=False)
+    st.markdown(
+        "Records, tables and figures of runs, as a paper needs them. The same as `workbench "
+        "export`: equal runs give equal bytes."
+    )
+    runs = listed_runs(first_run=_FIRST_RUN)
+    if not runs:
+        return
+    chosen = _runs_box(runs)
+    formats = st.multiselect(
+        "Formats", tuple(FORMATS), default=["bundle"], key="formats", bind="query-params",
+        format_func=FORMATS.__getitem__,
+    )  # fmt: skip
+    pressed = st.button(
+        "Make the files", type="primary", icon=":material/archive:", key="make",
+        disabled=not (chosen and formats),
+    )  # fmt: skip
+    if not chosen or not formats:
+        st.info("Choose at least one run and one format.")
+        return
+    with told_in_words():
+        with st.spinner("Starting the model library … (once, some seconds)"):
+            from workbench.pages import export_output  # torch: after the first paint
+        export_output.offer(chosen, tuple(formats), make=pressed)
+
+
+def _runs_box(runs: "list[RunView]") -> tuple[Path, ...]:
+    by_name = {run.name: run for run in runs}
+    if not set(st.session_state.get("runs", ())) <= set(by_name):
+        del st.session_state["runs"]  # they lie in another folder
+    finished = [run.name for run in runs if run.status == "finished"]
+    names = st.multiselect(
+        "Runs", list(by_name), default=finished[:1], key="runs", bind="query-params",
+        format_func=lambda name: f"{name} ({by_name[name].kind}, {by_name[name].status})",
+    )  # fmt: skip
+    return tuple(by_name[name].path for name in names)
