@@ -3,6 +3,7 @@
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -57,8 +58,8 @@ def figure_block(
         )  # fmt: skip
         for kind, mime in _PRINTED.items():
             download(
-                f"Figure ({kind.upper()})", lambda kind=kind: _printed(drawn, kind),
-                f"{key}.{kind}", mime=mime, help_="As `workbench export` prints it for a paper.",
+                f"Figure ({kind.upper()})", partial(_printed, drawn, kind), f"{key}.{kind}",
+                mime=mime, help_="As `workbench export` prints it for a paper.",
             )  # fmt: skip
         download(
             "Numbers (CSV)", lambda: figure_frame(drawn).to_csv(index=False), f"{key}-numbers.csv",
