@@ -1,114 +1,153 @@
-"""The main paths in a real browser: open, generate or analyse, see figures, no error anywhere."""
+"""The main paths in a real browser: open, use, see figures, no error anywhere."""
 
+import re
 import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
 import pytest
 
+if TYPE_CHECKING:
+    from playwright.sync_api import BrowserContext, Page
+
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+TRAINING = "testbed-llama-input-only-seed0"
 
 
-def test_open_generate_and_see(chromium: str, tmp_path: Path) -> None:
-    from playwright.sync_api import expect, sync_playwright
+def no_error_on(page: "Page") -> None:
+    assert page.get_by_test_id("stException").count() == 0
+    assert page.get_by_test_id("stAlertContentError").count() == 0
 
-    from workbench.pages.screenshots import generate, wait_until_idle
+
+@contextmanager
+def browser_at(chromium: str, folder: Path) -> Iterator[tuple[str, "BrowserContext"]]:
+    """The app, run in a folder, and a window on it in which no script may fail."""
+    from playwright.sync_api import sync_playwright
+
     from workbench.pages.serving import CHROMIUM_OPTIONS, running_app
 
-    started = time.monotonic()
-    with running_app() as address, sync_playwright() as playwright:
+    failures: list[str] = []
+    with running_app(folder=folder) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(CHROMIUM_OPTIONS))
-        page = browser.new_page(
+        context = browser.new_context(
             viewport={"width": 1280, "height": 1000},
             permissions=["clipboard-read", "clipboard-write"],
         )
-        page.set_default_timeout(120_000)  # test machines are busy
-        failures: list[str] = []
-        page.on("pageerror", lambda error: failures.append(str(error)))
-        page.goto(f"{address}/playground?{urlencode({'tokens': 12, 'seed': 1})}")
-        page.get_by_role("heading", name="Playground").wait_for()
-        first_paint = time.monotonic() - started
-        expect(page.get_by_label("Prompt", exact=True)).to_be_visible()
-        wait_until_idle(page)
-
-        generate(page)
-        assert page.locator(".svgt-token").count() >= 4
-        expect(page.get_by_text("With SVGT", exact=True)).to_be_visible()
-        assert page.locator(".js-plotly-plot").count() >= 2
-        assert page.locator(".js-plotly-plot .scatterlayer .trace").count() >= 3
-        page.locator(".svgt-token[data-tip]").first.focus()
-        page.get_by_role("button", name="Copy the reply").last.click()
-        expect(page.get_by_role("button", name="Copied")).to_be_visible()
-        copied = page.evaluate("navigator.clipboard.readText()")
-        chips = page.locator(".svgt-tokens").last
-        selected = chips.evaluate("e => (getSelection().selectAllChildren(e), `${getSelection()}`)")
-        assert " " in copied
-        assert selected.strip() == copied
-        assert page.get_by_test_id("stException").count() == 0
-        assert page.get_by_test_id("stAlertContentError").count() == 0
-        assert "tokens=12" in page.url
-
+        context.set_default_timeout(120_000)  # test machines are busy
+        context.on("weberror", lambda error: failures.append(str(error.error)))
+        yield address, context
         browser.close()
     assert failures == []
+
+
+def test_open_generate_train_export_and_open_the_run_again(chromium: str, tmp_path: Path) -> None:
+    started = time.monotonic()
+    with browser_at(chromium, tmp_path) as (address, context):
+        page = context.new_page()
+        page.goto(address)
+        page.get_by_role("heading", name="SVGT Workbench").wait_for()
+        first_paint = time.monotonic() - started
+        assert page.get_by_role("img", name="The method").evaluate("e => e.naturalWidth") > 0
+        _generate_twice(page, address)
+        training = _train(page, address)
+        page.close()  # nobody watches
+        page = context.new_page()
+        page.goto(training)
+        page.get_by_text("Finished. Use it as guidance").wait_for()
+        _curves_on(page)
+        _export(page)
+        page.get_by_role("link", name="Runs").click()
+        page.get_by_role("heading", name="Runs").wait_for()
+        page.get_by_role("heading", name=TRAINING).wait_for()
+        _curves_on(page)
+        assert f"run={TRAINING}" in page.url
     # The aim is 10 s on an idle machine; test machines are busy.
     assert first_paint < 30, f"first page after {first_paint:.1f} s"
 
 
-def test_train_a_few_steps_reload_and_open_the_run(chromium: str, tmp_path: Path) -> None:
-    from playwright.sync_api import expect, sync_playwright
+def _generate_twice(page: "Page", address: str) -> None:
+    """Two prompts; tokens, copies and figures are those of the last."""
+    from playwright.sync_api import expect
 
+    from workbench.pages.screenshots import generate, wait_until_idle
+
+    page.goto(f"{address}/playground?{urlencode({'tokens': 12, 'seed': 1})}")
+    prompt = page.get_by_label("Prompt", exact=True)
+    expect(prompt).to_be_visible()
+    wait_until_idle(page)
+    generate(page)
+    assert page.locator(".svgt-token").count() >= 4
+    expect(page.get_by_text("With SVGT", exact=True)).to_be_visible()
+    assert page.locator(".js-plotly-plot .scatterlayer .trace").count() >= 3
+    line = page.locator(".js-plotly-plot .scatterlayer .trace .js-line").first
+    first = str(line.get_attribute("d"))
+    prompt.fill("how do i bake bread ?")
+    prompt.press("Control+Enter")
+    page.get_by_text("The settings have changed since").wait_for()
+    generate(page)
+    expect(line).not_to_have_attribute("d", first)
+    no_error_on(page)
+
+    page.locator(".svgt-token[data-tip]").first.focus()
+    page.get_by_role("button", name="Copy the reply").last.click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    chips = page.locator(".svgt-tokens").last
+    selected = chips.evaluate("e => (getSelection().selectAllChildren(e), `${getSelection()}`)")
+    assert " " in copied
+    assert selected.strip() == copied
+    assert "tokens=12" in page.url
+
+
+def _train(page: "Page", address: str) -> str:
+    """Start a short training; its address."""
+    from playwright.sync_api import expect
+
+    page.goto(f"{address}/train?{urlencode({'size': '1/50', 'recipe': 'input-only'})}")
+    page.get_by_text("No training yet").wait_for()
+    page.get_by_role("button", name="Start training").click()
+    page.get_by_text("Starting: the process loads the model").wait_for()
+    expect(page).to_have_url(re.compile(f"watch={TRAINING}"))
+    return page.url
+
+
+def _curves_on(page: "Page") -> None:
     from workbench.pages.screenshots import wait_until_idle
-    from workbench.pages.serving import CHROMIUM_OPTIONS, running_app
 
-    with running_app(folder=tmp_path) as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=list(CHROMIUM_OPTIONS))
-        page = browser.new_page(viewport={"width": 1280, "height": 1000})
-        page.set_default_timeout(120_000)  # test machines are busy
-        page.goto(address)
-        page.get_by_role("heading", name="SVGT Workbench").wait_for()
-        wait_until_idle(page)
-        assert page.get_by_role("img", name="The method").evaluate("e => e.naturalWidth") > 0
-
-        page.goto(f"{address}/train?{urlencode({'size': '1/50', 'recipe': 'input-only'})}")
-        page.get_by_text("No training yet").wait_for()
-        page.get_by_role("button", name="Start training").click()
-        page.get_by_text("Starting: the process loads the model").wait_for()
-        page.close()  # nobody watches
-
-        page = browser.new_page(viewport={"width": 1280, "height": 1000})
-        page.set_default_timeout(240_000)
-        page.goto(f"{address}/train")
-        page.get_by_text("Finished. Use it as guidance").wait_for()
-        wait_until_idle(page)
-        assert page.locator(".js-plotly-plot").count() == 6
-
-        page.get_by_role("link", name="Runs").click()
-        page.get_by_role("heading", name="Runs").wait_for()
-        wait_until_idle(page)
-        expect(page.get_by_role("heading", name="testbed-llama-input-only-seed0")).to_be_visible()
-        assert page.locator(".js-plotly-plot").count() == 6
-        assert page.get_by_test_id("stException").count() == 0
-        assert page.get_by_test_id("stAlertContentError").count() == 0
-        browser.close()
+    wait_until_idle(page)
+    assert page.locator(".js-plotly-plot").count() == 6
+    no_error_on(page)
 
 
-def test_analyse_directions_and_a_bridge(chromium: str) -> None:
-    from playwright.sync_api import Page, sync_playwright
+def _export(page: "Page") -> None:
+    """Make files of the run and take them away."""
+    from playwright.sync_api import expect
 
+    page.get_by_role("link", name="Export").click()
+    page.get_by_role("heading", name="Export").wait_for()
+    expect(page).to_have_url(re.compile(f"runs={TRAINING}"))
+    page.get_by_role("button", name="Make the files").click()
+    with page.expect_download() as taken:
+        page.get_by_role("button", name=re.compile("KiB")).click()
+    no_error_on(page)
+    with zipfile.ZipFile(taken.value.path()) as bundle:
+        assert bundle.testzip() is None
+        names = bundle.namelist()
+        assert any(name.endswith("README.md") for name in names), names
+        tables = [name for name in names if TRAINING in name and name.endswith(".tex")]
+        assert tables, names
+        assert "\\toprule" in bundle.read(tables[0]).decode()
+
+
+def test_analyse_directions_and_a_bridge(chromium: str, tmp_path: Path) -> None:
     from workbench.pages.screenshots import analyse, wait_until_idle
-    from workbench.pages.serving import CHROMIUM_OPTIONS, running_app
 
-    def no_error_on(page: Page) -> None:
-        assert page.get_by_test_id("stException").count() == 0
-        assert page.get_by_test_id("stAlertContentError").count() == 0
-
-    with running_app() as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=list(CHROMIUM_OPTIONS))
-        page = browser.new_page(viewport={"width": 1280, "height": 1000})
-        page.set_default_timeout(120_000)  # test machines are busy
-        failures: list[str] = []
-        page.on("pageerror", lambda error: failures.append(str(error)))
-
+    with browser_at(chromium, tmp_path) as (address, context):
+        page = context.new_page()
         contexts = [("contexts", name) for name in ("direct", "fiction", "role play")]
         page.goto(f"{address}/directions?{urlencode([*contexts, ('intents', 8)])}")
         page.get_by_role("heading", name="Value directions").wait_for()
@@ -134,5 +173,3 @@ def test_analyse_directions_and_a_bridge(chromium: str) -> None:
         page.get_by_role("radio", name="weighted by what a key adds").click()
         wait_until_idle(page)
         no_error_on(page)
-        browser.close()
-    assert failures == []

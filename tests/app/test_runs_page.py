@@ -201,6 +201,18 @@ def test_a_judge_run_shows_what_was_scored_and_how_far_judges_agree(
     assert {"Table (CSV)", "Table (LaTeX)"} <= labels
 
 
+def test_an_address_that_names_no_run_is_told(root: Path, open_runs: Open) -> None:
+    app = open_runs(root, run="gone")
+    assert not app.exception
+    assert "asks for 'gone'" in said(app.warning)
+    chosen = app.selectbox(key="run").value
+    assert f"this is '{chosen}'" in said(app.warning)
+    assert {header.value for header in app.subheader} == {chosen}
+    app.selectbox(key="run").set_value(None).run()
+    assert not app.exception
+    assert app.selectbox(key="run").value == chosen, "no run is no choice"
+
+
 def test_an_interrupted_run_names_the_command_that_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

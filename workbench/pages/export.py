@@ -7,20 +7,21 @@ import streamlit as st
 
 from workbench.pages.guard import told_in_words
 from workbench.pages.run_choice import listed_runs
+from workbench.pages.widgets import start_with
 
 if TYPE_CHECKING:
     from workbench.pages.run_browser import RunView
 
 FORMATS: dict[str, str] = {
-    "bundle": "bundle: all of it, with settings, environment, hashes and a README",
-    "latex": "LaTeX: booktabs tables, and one document of all",
-    "pdf": "PDF: figures for print, fonts embedded",
-    "svg": "SVG: figures as vectors",
-    "png": "PNG: figures at 300 dots an inch",
-    "html": "HTML: figures one can hover over",
-    "csv": "CSV: every record",
-    "parquet": "Parquet: every record, with its types",
-    "json": "JSON: every record",
+    "bundle": "all of it, with settings, environment, hashes and a README",
+    "latex": "booktabs tables, and one document of all",
+    "pdf": "figures for print, fonts embedded",
+    "svg": "figures as vectors",
+    "png": "figures at 300 dots an inch",
+    "html": "figures one can hover over",
+    "csv": "every record",
+    "parquet": "every record, with its types",
+    "json": "every record",
 }
 _FIRST_RUN = "Make one on the page *Train*, or with `workbench evaluate --help`."
 
@@ -38,7 +39,7 @@ def page() -> None:
     chosen = _runs_box(runs)
     formats = st.multiselect(
         "Formats", tuple(FORMATS), default=["bundle"], key="formats", bind="query-params",
-        format_func=FORMATS.__getitem__,
+        help="\n".join(f"- **{name}**: {what}" for name, what in FORMATS.items()),
     )  # fmt: skip
     pressed = st.button(
         "Make the files", type="primary", icon=":material/archive:", key="make",
@@ -58,8 +59,9 @@ def _runs_box(runs: "list[RunView]") -> tuple[Path, ...]:
     if not set(st.session_state.get("runs", ())) <= set(by_name):
         del st.session_state["runs"]  # they lie in another folder
     finished = [run.name for run in runs if run.status == "finished"]
+    start_with("runs", finished[:1])  # no default: the address leaves defaults out
     names = st.multiselect(
-        "Runs", list(by_name), default=finished[:1], key="runs", bind="query-params",
-        format_func=lambda name: f"{name} ({by_name[name].kind}, {by_name[name].status})",
+        "Runs", list(by_name), key="runs", bind="query-params",
+        help="What each holds stands below. Unfinished runs can be taken as far as they are.",
     )  # fmt: skip
     return tuple(by_name[name].path for name in names)

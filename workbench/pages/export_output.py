@@ -8,13 +8,14 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import streamlit as st
 
 from workbench.export.bundling import BUNDLE_FILE, export_runs
 from workbench.export.paper_tables import table_latex
 from workbench.export.run_contents import RunContents, read_runs
 from workbench.pages.guard import told_in_words
-from workbench.pages.widgets import figure_block
+from workbench.pages.widgets import figure_block, table_block
 
 _MADE = "export-made"
 _KIB = 1024
@@ -78,10 +79,8 @@ def _offer(made: _Archive) -> None:
         type="primary",
     )  # fmt: skip
     with st.expander(f"{len(made.files)} files", icon=":material/folder_zip:"):
-        st.dataframe(
-            [{"file": name, "KiB": round(size / _KIB, 1)} for name, size in made.files],
-            hide_index=True, width="stretch",
-        )  # fmt: skip
+        sizes = [(name, round(size / _KIB, 1)) for name, size in made.files]
+        table_block(pd.DataFrame(sizes, columns=["file", "KiB"]), key="export-files")
 
 
 def _preview(run: RunContents) -> None:

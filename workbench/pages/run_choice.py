@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from workbench.pages.catalogue import FOLDER, run_roots
+from workbench.pages.widgets import lasting_choice
 
 if TYPE_CHECKING:
     from workbench.pages.run_browser import RunView
@@ -79,10 +80,7 @@ def run_box(runs: "Sequence[RunView]") -> "RunView":
     finished = [run for run in runs if run.status == "finished"]
     telling = [run for run in finished if run.summary]
     first = [*telling, *finished, *runs][0].name
-    if st.session_state.get("run", first) not in names:
-        del st.session_state["run"]  # it lies under another root
-    chosen = st.selectbox("Run", names, index=names.index(first), key="run", bind="query-params")
-    return runs[names.index(chosen)]
+    return runs[names.index(lasting_choice("Run", names, first=first, key="run"))]
 
 
 def _finished(runs: "Sequence[RunView]") -> list[str]:

@@ -9,6 +9,7 @@ import streamlit as st
 
 from workbench.pages.guard import told_in_words
 from workbench.pages.run_choice import listed_runs, run_box
+from workbench.pages.widgets import table_block
 
 if TYPE_CHECKING:
     from workbench.pages.run_browser import RunView
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 LOOK = "look into one"
 COMPARE = "compare"
 _STATUSES = ("finished", "running", "failed", "interrupted")
+_MOST_ROWS = 7
 _FIRST_RUN = (
     "Make one, for example with `workbench evaluate --backbone testbed-llama --guidance none,svgt "
     "--out runs/first --limit 40`, or on the page *Train*."
@@ -73,7 +75,7 @@ def _filtered(runs: "Sequence[RunView]") -> "list[RunView]":
 
 
 def _overview(runs: "Sequence[RunView]") -> None:
-    st.dataframe(
+    table_block(
         pd.DataFrame(
             [
                 {
@@ -88,7 +90,7 @@ def _overview(runs: "Sequence[RunView]") -> None:
                 "run", "kind", "status", "seed", "backbone", "summary rows", "started (UTC)",
             ],
         ),
-        hide_index=True, width="stretch", height=min(38 + 35 * max(1, len(runs)), 280), key="runs",
+        key="runs", most_rows=_MOST_ROWS,
     )  # fmt: skip
 
 

@@ -152,7 +152,6 @@ def _delete_box(run: RunView) -> None:
         if st.button("Delete for good", type="primary", key="delete"):
             with told_in_words():
                 delete_run(run.path, root=RUNS)
-                st.session_state.pop("run", None)
                 st.rerun()
 
 

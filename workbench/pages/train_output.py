@@ -36,7 +36,7 @@ from workbench.pages.catalogue import FOLDER, RUNS
 from workbench.pages.guard import told_in_words
 from workbench.pages.run_browser import browse
 from workbench.pages.train import TrainingForm
-from workbench.pages.widgets import figure_block, table_block
+from workbench.pages.widgets import figure_block, lasting_choice, table_block
 from workbench.runs import OUTPUT_FILE
 
 _EVERY = "2s"
@@ -72,9 +72,7 @@ def watch() -> None:
     if not names:
         st.info("No training yet: choose the settings in the sidebar and start one.")
         return
-    if st.session_state.get(_WATCHED, names[0]) not in names:
-        del st.session_state[_WATCHED]  # it was deleted
-    name = st.selectbox("Training", names, key=_WATCHED, bind="query-params")
+    name = lasting_choice("Training", names, first=names[0], key=_WATCHED)
     folder = RUNS / name
     working = job_state(folder) in _AT_WORK
     st.fragment(_show, run_every=_EVERY if working else None)(folder, working)

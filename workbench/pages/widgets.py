@@ -2,9 +2,10 @@
 
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -13,6 +14,9 @@ import streamlit as st
 from workbench.export.figures import figure_frame, standalone_html
 
 _PRINTED = {"svg": "image/svg+xml", "png": "image/png"}
+_HEADER, _ROW = 38, 35
+"""Heights of a table's parts, in pixels."""
+
 _PRINTING = threading.Lock()
 """matplotlib's settings are those of the whole process, which serves several people."""
 
@@ -24,6 +28,27 @@ def start_with(key: str, value: object) -> None:
     """
     if key not in st.session_state and key not in st.query_params:
         st.session_state[key] = value
+
+
+def lasting_choice(label: str, options: Sequence[str], *, first: str, key: str) -> str:
+    """A box whose choice always stands in the address.
+
+    The address leaves out a box's default, and the newest run is another one tomorrow: so this box
+    has no default, and what is shown first was chosen. What the address asks for in vain is told.
+
+    Args:
+        label: Above the box.
+        options: What there is.
+        first: Chosen where nothing else is.
+        key: Of the widget, and in the address.
+    """
+    asked = st.session_state.get(key, st.query_params.get(key))
+    if asked not in options:
+        if asked is not None and key not in st.session_state:
+            said = f"The address asks for '{asked}', which is not here: this is '{first}'."
+            st.warning(said, icon=":material/link_off:")
+        st.session_state[key] = first
+    return st.selectbox(label, options, index=None, key=key, bind="query-params") or first
 
 
 def figure_block(
@@ -76,19 +101,32 @@ def _printed(figure: go.Figure, kind: str) -> bytes:
         return write_print(drawn, Path(folder) / f"figure.{kind}").read_bytes()
 
 
-def table_block(frame: pd.DataFrame, *, key: str, short: Mapping[str, str] | None = None) -> None:
+def table_block(
+    frame: pd.DataFrame,
+    *,
+    key: str,
+    short: Mapping[str, str] | None = None,
+    most_rows: int | None = None,
+) -> None:
     """A table and its CSV file.
 
     Args:
         frame: The table.
         key: Of its elements and file.
         short: Narrow names for columns, on the screen alone.
+        most_rows: That stand on the screen at once; the table scrolls, the file has them all.
     """
+    height: int | Literal["auto"] = "auto"
+    if most_rows is not None:
+        height = _HEADER + _ROW * min(max(1, len(frame)), most_rows)
     columns = {
         name: st.column_config.Column(label, help=name, width="small")
         for name, label in (short or {}).items()
     }
-    st.dataframe(frame, key=f"{key}-table", hide_index=True, width="stretch", column_config=columns)
+    st.dataframe(
+        frame, key=f"{key}-table", hide_index=True, width="stretch", height=height,
+        column_config=columns,
+    )  # fmt: skip
     download("Table (CSV)", lambda: frame.to_csv(index=False), f"{key}.csv", mime="text/csv")
 
 
