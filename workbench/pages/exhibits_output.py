@@ -24,11 +24,17 @@ def show_exhibits(name: str, exhibits: Exhibits) -> None:
     if not exhibits.tables and not exhibits.figures:
         st.info("Nothing to show yet: this run has measured too little.")
     for table in exhibits.tables:
-        _table(f"{name}-{table.name}", table)
+        show_table(f"{name}-{table.name}", table)
     show_panels([_panel(name, figure) for figure in exhibits.figures], ())
 
 
-def _table(stem: str, table: PaperTable) -> None:
+def show_table(stem: str, table: PaperTable) -> None:
+    """Show a table with its caption and files.
+
+    Args:
+        stem: Of its element and files.
+        table: What is shown.
+    """
     frame = table_frame(table)
     st.dataframe(frame, hide_index=True, width="stretch", key=f"{stem}-exhibit")
     st.caption(table.caption)

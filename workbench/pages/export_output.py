@@ -14,6 +14,7 @@ import streamlit as st
 from workbench.export.bundling import BUNDLE_FILE, export_runs
 from workbench.export.paper_tables import table_latex
 from workbench.export.run_contents import RunContents, read_runs
+from workbench.pages.exhibits_output import show_table
 from workbench.pages.guard import told_in_words
 from workbench.pages.widgets import figure_block, table_block
 
@@ -98,11 +99,12 @@ def _preview(run: RunContents) -> None:
         names = {figure.name: figure for figure in exhibits.figures}
         chosen = st.selectbox("Figure", list(names), key=f"figure-{run.name}")
         figure_block(
-            names[chosen].figure, key=f"{run.name}-{chosen}", title=chosen.replace("-", " "),
+            names[chosen].figure, key=f"{run.name}-{chosen}", title=names[chosen].title,
             how_to_read=names[chosen].caption,
         )  # fmt: skip
     if exhibits.tables:
         tables = {table.name: table for table in exhibits.tables}
         chosen = st.selectbox("Table", list(tables), key=f"table-{run.name}")
+        show_table(f"{run.name}-{chosen}", tables[chosen])
         with st.expander("Its LaTeX", icon=":material/data_object:"):
             st.code(table_latex(tables[chosen]), language="latex")

@@ -104,7 +104,7 @@ def _tables(run: RunView) -> int:
     for path in paths:
         frame = read_parquet(path)
         st.markdown(f"**{path.name}** · {len(frame)} rows")
-        table_block(frame.head(_MOST_ROWS), key=f"{run.path.name}-{path.stem}")
+        table_block(frame, key=f"{run.path.name}-{path.stem}", sent=_MOST_ROWS)
     return len(paths)
 
 

@@ -107,6 +107,7 @@ def table_block(
     key: str,
     short: Mapping[str, str] | None = None,
     most_rows: int | None = None,
+    sent: int | None = None,
 ) -> None:
     """A table and its CSV file.
 
@@ -114,7 +115,8 @@ def table_block(
         frame: The table.
         key: Of its elements and file.
         short: Narrow names for columns, on the screen alone.
-        most_rows: That stand on the screen at once; the table scrolls, the file has them all.
+        most_rows: That stand on the screen at once; the table scrolls.
+        sent: Rows that go to the screen at all, where all may be too many; the file has every one.
     """
     height: int | Literal["auto"] = "auto"
     if most_rows is not None:
@@ -124,9 +126,11 @@ def table_block(
         for name, label in (short or {}).items()
     }
     st.dataframe(
-        frame, key=f"{key}-table", hide_index=True, width="stretch", height=height,
-        column_config=columns,
+        frame.head(sent) if sent else frame, key=f"{key}-table", hide_index=True, width="stretch",
+        height=height, column_config=columns,
     )  # fmt: skip
+    if sent and len(frame) > sent:
+        st.caption(f"The first {sent} rows; the file has all {len(frame)}.")
     download("Table (CSV)", lambda: frame.to_csv(index=False), f"{key}.csv", mime="text/csv")
 
 
