@@ -147,6 +147,7 @@ def test_test_prompts_that_a_method_was_tuned_or_trained_on_are_refused(
     assert check_leakage(other_seed).n_test == 3
 
 
+@pytest.mark.slow
 def test_shipped_modules_and_methods_say_what_they_learned_from() -> None:
     source = BackboneSource("testbed-llama")
     backbone = shared_backbone(source)
