@@ -10,10 +10,10 @@ PYTEST_ARGS ?=
 PYTEST = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup app test check docs format lock clean
+.PHONY: help setup app test check docs notebooks format lock clean
 
 help: ## Show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
 
 setup: $(STAMP) ## Install everything into .venv, every version pinned by requirements.lock
 
@@ -32,6 +32,9 @@ check: $(STAMP) ## Run what CI runs: style, types, tests
 docs: $(STAMP) ## Write the command reference and build the documentation into build/site
 	$(BIN)/python -m workbench.cli._reference docs/cli.md
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+notebooks: $(STAMP) ## Run the notebooks and save their outputs
+	$(BIN)/python notebooks/_execute.py
 
 format: $(STAMP) ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix .

@@ -9,7 +9,7 @@ from workbench.export.guidance_words import guidance_text
 from workbench.export.palette import ATTENTION_SCALE, GUIDED, UNGUIDED
 from workbench.export.responses import ResponseRecord
 
-TOKEN_AXIS = "new token t (index; hover for the word)"
+TOKEN_AXIS = "new token t (index)"
 HARM_HELP = (
     "Each point is the value module's harm score of the response up to that token. Above the "
     "dashed line (s = 0, probability ½) the response counts as harmful."

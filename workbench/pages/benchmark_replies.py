@@ -10,10 +10,11 @@ from typing import Literal
 import streamlit as st
 import torch
 
+from workbench.export.generation_records import response_record
 from workbench.export.guidance_words import guidance_text
-from workbench.export.responses import ResponseRecord, TokenRecord
+from workbench.export.responses import ResponseRecord
 from workbench.export.token_html import legend_html, prompt_html, tokens_html
-from workbench.guidance import GREEDY, Generation, Sampling, TraceRequest, generate
+from workbench.guidance import GREEDY, Sampling, TraceRequest, generate
 from workbench.guidance.registry import shipped_configs
 from workbench.pages.benchmark import RepliesRequest
 from workbench.pages.conversation_text import parse_conversation
@@ -113,15 +114,7 @@ def _reply(
             generator=torch.Generator().manual_seed(request.seed),
             trace=TraceRequest(observer=observer),
         )[0]
-    return _record(made, guidance.guidance.name, loaded)
-
-
-def _record(made: Generation, name: str, loaded: LoadedBackbone) -> ResponseRecord:
-    scores = made.trace.harm_score
-    known = [None] * len(made.ids) if scores is None else scores.tolist()
-    texts = loaded.backbone.token_strings(made.ids)
-    tokens = tuple(TokenRecord(text, score) for text, score in zip(texts, known, strict=True))
-    return ResponseRecord(name, tokens, made.text, made.finish)
+    return response_record(loaded.backbone, guidance.guidance, made)
 
 
 def _verdict(intent: Intent | None, reply: ResponseRecord) -> VerdictText | None:

@@ -10,13 +10,13 @@ from itertools import zip_longest
 
 import torch
 
+from workbench.export.generation_records import seeing_layers
 from workbench.export.responses import ResponseRecord, TokenRecord
 from workbench.guidance import (
     GREEDY,
     Guidance,
     NoGuidance,
     Sampling,
-    SVGTBridge,
     TokenStep,
     TraceRequest,
     stream,
@@ -143,7 +143,7 @@ def _stream_one(
             slot_attention="heads" if guidance.n_slots else "none",
         ),
     )
-    record = ResponseRecord(guidance.name, slot_layers=_seeing_layers(guidance, backbone.n_layers))
+    record = ResponseRecord(guidance.name, slot_layers=seeing_layers(guidance, backbone.n_layers))
     ids: list[int] = []
     while True:
         with loaded.lock:  # held for one pass, so that sessions generate in turns
@@ -159,13 +159,6 @@ def _stream_one(
             finish="stop" if ended else "length" if len(ids) == request.max_new_tokens else None,
         )
         yield record
-
-
-def _seeing_layers(guidance: Guidance, n_layers: int) -> tuple[int, ...]:
-    """The blocks whose heads see the slots: those above the bridge."""
-    if not isinstance(guidance, SVGTBridge):
-        return ()
-    return tuple(range(guidance.writer.config.layer + 1, n_layers))
 
 
 def _sampling(request: PlaygroundRequest) -> Sampling:

@@ -5,7 +5,7 @@ the same data, so screen and paper cannot disagree, and it needs no browser.
 """
 
 from workbench.export.printing.drawing import fitting_width, plot_width, print_figure
-from workbench.export.printing.files import PRINT_FORMATS, write_print
+from workbench.export.printing.files import PRINT_FORMATS, png_bytes, write_print
 from workbench.export.printing.style import DOUBLE, SINGLE
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "SINGLE",
     "fitting_width",
     "plot_width",
+    "png_bytes",
     "print_figure",
     "write_print",
 ]

@@ -99,7 +99,7 @@ def print_figure(figure: go.Figure, width: float) -> Figure:
             _dress(axes, panel, inches=inches, tall=tall, width=width, first=number == 0)
             _shapes(axes, figure, panel)
         _notes(list(grid), figure, panels)
-        _colour_bars(drawn, list(grid), panels)
+        _colour_bars(drawn, list(grid), panels, tall=tall)
         if entries:
             drawn.legend(
                 [handle for handle, _ in entries], [name for _, name in entries],
@@ -266,7 +266,9 @@ def _name_at_point(axes: Axes, panel: Panel, note: Any) -> None:  # noqa: ANN401
     )  # fmt: skip
 
 
-def _colour_bars(drawn: Figure, grid: Sequence[Axes], panels: Sequence[Panel]) -> None:
+def _colour_bars(
+    drawn: Figure, grid: Sequence[Axes], panels: Sequence[Panel], *, tall: float
+) -> None:
     """One colour bar, of the first heat map that shows one, for all panels."""
     maps = [t for panel in panels for t in panel.traces if t.type == "heatmap"]
     shown = next((trace for trace in maps if trace.showscale is not False), None)
@@ -275,7 +277,7 @@ def _colour_bars(drawn: Figure, grid: Sequence[Axes], panels: Sequence[Panel]) -
     bar = drawn.colorbar(
         heat_map_colours(shown), ax=list(grid), fraction=0.06, pad=0.02, aspect=28
     )  # fmt: skip
-    bar.set_label(wrapped(plain(shown.colorbar.title.text), 2.2))
+    bar.set_label(wrapped(plain(shown.colorbar.title.text), min(2.2, 0.75 * tall)))
     bar.outline.set_visible(False)
 
 
