@@ -26,7 +26,7 @@ EXHIBITS = Exhibits(
             ),
         ),
     ),
-    (PaperFigure("line", "A line.", LINE),),
+    (PaperFigure("line", "Line", "A line.", LINE),),
 )  # fmt: skip
 
 
