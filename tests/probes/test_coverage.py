@@ -87,30 +87,28 @@ def test_corrected_cosine_and_index(planted: "type[Plant]", setting: dict[str, o
     assert_nominal(iter(cosines_cover).__next__)
 
 
-def test_mass_mean_is_too_narrow_where_lda_is_not(planted: "type[Plant]") -> None:
-    """What docs/probes.md warns of; the same samples, the effort of the command."""
+def test_mass_mean_is_too_narrow_with_few_examples(planted: "type[Plant]") -> None:
+    """What docs/probes.md warns of, with the effort of the command."""
     plant = planted(n_pairs=40, width=16, signal=3.0, angles=(0.0, 0.5, 1.0))
     rng = np.random.default_rng(24)
     effort = InstabilityConfig().costly
-    found: dict[str, list[bool]] = defaultdict(list)
+    found: list[bool] = []
     for _ in range(REPETITIONS):
         given = plant.draw(rng)
         plan = ResamplePlan.draw(
             [given], n_resamples=effort.resamples, n_halves=effort.splits, rng=rng
         )
         samples = frame_samples(given, plan, min_per_class=8)
-        for estimator in ("mass_mean", "lda"):
-            fits = [fit_frame(estimator, sample, 0, DirectionOptions()) for sample in samples]
-            cosines = Cosines.between(
-                torch.stack([f.full for f in fits]), torch.stack([f.halves for f in fits])
-            )
-            index = Instability.of(plant.contexts, cosines, floor=0.1, n_groups=40)
-            if bool(index.measured.all()):
-                bounds = Spread.of(index.index()).bounds(n_groups=40)
-                found[estimator].append(covers(bounds, plant.index))
-    assert min(len(covered) for covered in found.values()) > 0.9 * REPETITIONS
-    assert 0.90 <= np.mean(found["lda"]) <= 0.98
-    assert 0.75 <= np.mean(found["mass_mean"]) < 0.90
+        fits = [fit_frame("mass_mean", sample, 0, DirectionOptions()) for sample in samples]
+        cosines = Cosines.between(
+            torch.stack([f.full for f in fits]), torch.stack([f.halves for f in fits])
+        )
+        index = Instability.of(plant.contexts, cosines, floor=0.1, n_groups=40)
+        if bool(index.measured.all()):
+            bounds = Spread.of(index.index()).bounds(n_groups=40)
+            found.append(covers(bounds, plant.index))
+    assert len(found) > 0.9 * REPETITIONS
+    assert 0.75 <= np.mean(found) < 0.90
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.8, np.pi / 2], ids=["same", "turned", "orthogonal"])
