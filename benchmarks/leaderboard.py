@@ -36,6 +36,7 @@ from workbench.runs import (
     RUN_FILE,
     SUMMARY_FILE,
     RunFolder,
+    RunRecord,
     atomic_path,
     read_json,
     write_json,
@@ -176,10 +177,19 @@ def commit_results(source: Path, target: Path) -> None:
     with RunFolder.create(target, kind=RUN_KIND, config=record.config, seed=record.seed) as folder:
         write_parquet(folder.file(LEADERBOARD_FILE), rows)
         write_parquet(folder.file(COMPARISONS_FILE), board.comparisons)
-        write_json(folder.file(SUMMARY_FILE), {**summary, "rows": _records(headline)})
+        write_json(
+            folder.file(SUMMARY_FILE),
+            {**summary, "rows": _records(headline), "measured": _circumstances(record)},
+        )
         with atomic_path(folder.file(LATEX_FILE)) as path:
             path.write_text(board_latex(board), encoding="utf-8")
     (target / LOCK_FILE).unlink()
+
+
+def _circumstances(record: RunRecord) -> dict[str, object]:
+    """Where and with what the run was measured; the copy's own record tells of the copying."""
+    told = ("packages", "python", "platform", "git", "device", "time")
+    return {name: record.provenance.get(name) for name in told}
 
 
 def _records(rows: pd.DataFrame) -> list[dict[str, object]]:
