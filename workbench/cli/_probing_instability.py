@@ -45,8 +45,8 @@ from workbench.testbed.crossed import crossed_examples
 
 Tell = Callable[[int, int], None]
 _NARROW = (
-    "note: intervals of mass_mean are too narrow where examples are few for the width; take lda, "
-    "whose shrinkage follows the sample, for a claim"
+    "note: intervals of mass_mean are too narrow where examples are few for the width; for a claim "
+    "take mean_difference"
 )
 
 
