@@ -7,7 +7,7 @@ import streamlit as st
 
 from workbench.pages.guard import told_in_words
 from workbench.pages.run_choice import listed_runs
-from workbench.pages.widgets import start_with
+from workbench.pages.widgets import lasting_choices
 
 if TYPE_CHECKING:
     from workbench.pages.run_browser import RunView
@@ -56,12 +56,9 @@ def page() -> None:
 
 def _runs_box(runs: "list[RunView]") -> tuple[Path, ...]:
     by_name = {run.name: run for run in runs}
-    if not set(st.session_state.get("runs", ())) <= set(by_name):
-        del st.session_state["runs"]  # they lie in another folder
     finished = [run.name for run in runs if run.status == "finished"]
-    start_with("runs", finished[:1])  # no default: the address leaves defaults out
-    names = st.multiselect(
-        "Runs", list(by_name), key="runs", bind="query-params",
-        help="What each holds stands below. Unfinished runs can be taken as far as they are.",
+    names = lasting_choices(
+        "Runs", list(by_name), first=finished[:1], key="runs",
+        help_="What each holds stands below. Unfinished runs can be taken as far as they are.",
     )  # fmt: skip
     return tuple(by_name[name].path for name in names)

@@ -31,10 +31,10 @@ def start_with(key: str, value: object) -> None:
 
 
 def lasting_choice(label: str, options: Sequence[str], *, first: str, key: str) -> str:
-    """A box whose choice always stands in the address.
+    """A box whose choice always stands in the address, whoever made it.
 
-    The address leaves out a box's default, and the newest run is another one tomorrow: so this box
-    has no default, and what is shown first was chosen. What the address asks for in vain is told.
+    A bound widget puts into the address what a person chose other than its default; but the newest
+    run is another one tomorrow, and a button chooses too. What an address asks for in vain is told.
 
     Args:
         label: Above the box.
@@ -42,13 +42,48 @@ def lasting_choice(label: str, options: Sequence[str], *, first: str, key: str) 
         first: Chosen where nothing else is.
         key: Of the widget, and in the address.
     """
-    asked = st.session_state.get(key, st.query_params.get(key))
-    if asked not in options:
-        if asked is not None and key not in st.session_state:
-            said = f"The address asks for '{asked}', which is not here: this is '{first}'."
-            st.warning(said, icon=":material/link_off:")
-        st.session_state[key] = first
-    return st.selectbox(label, options, index=None, key=key, bind="query-params") or first
+    [st.session_state[key]] = _wanted(options, [first], key) or [first]
+    chosen = str(st.selectbox(label, options, key=key))
+    _keep_in_address(key, [chosen])
+    return chosen
+
+
+def lasting_choices(
+    label: str, options: Sequence[str], *, first: Sequence[str], key: str, help_: str
+) -> list[str]:
+    """The same for several; none is a choice too.
+
+    Args:
+        label: Above the box.
+        options: What there is.
+        first: Chosen where the address asks for nothing.
+        key: Of the widget, and in the address.
+        help_: What to know before choosing.
+    """
+    st.session_state[key] = _wanted(options, first, key)
+    chosen = st.multiselect(label, options, key=key, help=help_)
+    _keep_in_address(key, chosen)
+    return chosen
+
+
+def _wanted(options: Sequence[str], first: Sequence[str], key: str) -> list[str]:
+    """What was chosen, or is asked for in the address, as far as it exists."""
+    if key in st.session_state:
+        chosen = st.session_state[key]
+        return [
+            name for name in ([chosen] if isinstance(chosen, str) else chosen) if name in options
+        ]
+    asked = st.query_params.get_all(key)
+    missing = [name for name in asked if name not in options]
+    if missing:
+        said = f"The address asks for what is not here: {', '.join(missing)}."
+        st.warning(said, icon=":material/link_off:")
+    return [name for name in asked if name in options] or list(first)
+
+
+def _keep_in_address(key: str, chosen: Sequence[str]) -> None:
+    if st.query_params.get_all(key) != list(chosen):
+        st.query_params[key] = chosen
 
 
 def figure_block(
