@@ -62,7 +62,7 @@ def test_files_are_made_previewed_and_offered(open_page: Open) -> None:
 def test_a_damaged_run_and_an_empty_choice_are_told(open_page: Open) -> None:
     write_run("first")
     app = open_page("export")
-    assert app.query_params["runs"] == ["first"]
+    assert app.query_params["runs"] == "first"
     app.multiselect(key="runs").set_value([]).run()
     assert "at least one run" in app.info[0].value
     assert app.button(key="make").disabled

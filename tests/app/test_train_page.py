@@ -84,7 +84,7 @@ def test_the_form_becomes_a_command(open_page: Open, started: list[Any]) -> None
         "--out", str(folder), "--size", "0.1",
     ]  # fmt: skip
     assert app.selectbox(key="watch").value == folder.name
-    assert app.query_params["watch"] == [folder.name]
+    assert app.query_params["watch"] == folder.name
     assert "Starting" in said(app.info)
 
 

@@ -42,7 +42,7 @@ def lasting_choice(label: str, options: Sequence[str], *, first: str, key: str) 
         first: Chosen where nothing else is.
         key: Of the widget, and in the address.
     """
-    [st.session_state[key]] = _wanted(options, [first], key) or [first]
+    st.session_state[key] = (_wanted(options, [first], key) or [first])[0]
     chosen = str(st.selectbox(label, options, key=key))
     _keep_in_address(key, [chosen])
     return chosen
@@ -69,10 +69,9 @@ def lasting_choices(
 def _wanted(options: Sequence[str], first: Sequence[str], key: str) -> list[str]:
     """What was chosen, or is asked for in the address, as far as it exists."""
     if key in st.session_state:
-        chosen = st.session_state[key]
-        return [
-            name for name in ([chosen] if isinstance(chosen, str) else chosen) if name in options
-        ]
+        kept = st.session_state[key]
+        kept = [kept] if isinstance(kept, str) else kept
+        return [name for name in kept if name in options]
     asked = st.query_params.get_all(key)
     missing = [name for name in asked if name not in options]
     if missing:
