@@ -26,6 +26,8 @@ _KEYS = (
 """What tells the rows of a summary apart; a probe's ``split`` names contrast, site and block."""
 _LEVEL = 0.95
 _NOTHING = "–"
+_AROUND, _LINE = 140, 32
+"""Heights in pixels: of the figure without its lines, and of each."""
 
 Row = Mapping[str, object]
 
@@ -106,7 +108,7 @@ def comparison_table(found: Comparison) -> pd.DataFrame:
 
 
 def comparison_figure(found: Comparison) -> go.Figure:
-    """Dots with intervals by place, one colour and marker a run."""
+    """Dots with intervals, a place a line, one colour and marker a run."""
     figure = go.Figure()
     factor = found.text.factor
     for number, run in enumerate(found.runs):
@@ -117,9 +119,10 @@ def comparison_figure(found: Comparison) -> go.Figure:
         ]
         figure.add_trace(
             go.Scatter(
-                x=[place for place, _ in here],
-                y=[value.estimate * factor for _, value in here],
-                error_y={
+                x=[value.estimate * factor for _, value in here],
+                y=[place for place, _ in here],
+                orientation="h",
+                error_x={
                     "type": "data",
                     "symmetric": False,
                     "array": [(value.high - value.estimate) * factor for _, value in here],
@@ -135,12 +138,15 @@ def comparison_figure(found: Comparison) -> go.Figure:
                     "symbol": MARKERS[number % len(MARKERS)],
                 },
                 customdata=[_cell(value, found) for _, value in here],
-                hovertemplate="%{x}: %{customdata}",
+                hovertemplate="%{y}: %{customdata}",
             )
         )
     figure.update_layout(scattermode="group", scattergap=0.6)
-    figure.update_xaxes(type="category")
-    return dress(figure, x="what was measured", y=found.text.title, height=460)
+    dress(figure, x=found.text.title, y="", height=_AROUND + _LINE * len(found.places))
+    return figure.update_yaxes(
+        type="category", categoryorder="array", categoryarray=list(found.places),
+        autorange="reversed",
+    )  # fmt: skip
 
 
 def _rows(rows: Sequence[Row], metric: str, frames: bool) -> list[Row]:

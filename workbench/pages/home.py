@@ -27,9 +27,9 @@ def page() -> None:
     st.markdown(
         "Open the **Playground** and press *Generate*; every other page goes on from there."
     )
-    entries = [entry for entry in PAGES if entry.line]
-    for start in range(0, len(entries), 3):
-        for column, entry in zip(st.columns(3), entries[start : start + 3], strict=False):
+    first, *others = (entry for entry in PAGES if entry.line)
+    for row in ([first], *(others[start : start + 3] for start in range(0, len(others), 3))):
+        for column, entry in zip(st.columns(len(row)), row, strict=True):
             with column.container(border=True, height="stretch"):
                 page_link(entry.path)
                 st.caption(entry.line)

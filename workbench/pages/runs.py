@@ -81,14 +81,11 @@ def _overview(runs: "Sequence[RunView]") -> None:
                 {
                     "run": run.name, "kind": run.kind, "status": run.status, "seed": run.seed,
                     "backbone": _backbone_name(run.config.get("backbone", "")),
-                    "summary rows": len(run.summary),
-                    "started (UTC)": str(run.provenance.get("time", "")),
+                    "started (UTC)": str(run.provenance.get("time", ""))[:16].replace("T", " "),
                 }
                 for run in runs
             ],
-            columns=[
-                "run", "kind", "status", "seed", "backbone", "summary rows", "started (UTC)",
-            ],
+            columns=["run", "kind", "status", "seed", "backbone", "started (UTC)"],
         ),
         key="runs", most_rows=_MOST_ROWS,
     )  # fmt: skip

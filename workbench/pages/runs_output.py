@@ -59,9 +59,8 @@ def _training(run: RunView) -> None:
     train_output.show_curves(read_progress(run.path).curves, stem=run.path.name)
     if run.summary:
         st.markdown("**What each stage's best state reached on validation**")
-        table_block(
-            pd.DataFrame(RunFolder.open(run.path).read_summary()), key=f"{run.path.name}-stages"
-        )
+        stages = pd.DataFrame(RunFolder.open(run.path).read_summary())
+        table_block(stages.dropna(axis="columns", how="all"), key=f"{run.path.name}-stages")
 
 
 def _probe(run: RunView) -> None:

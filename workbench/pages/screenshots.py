@@ -20,7 +20,7 @@ Theme = Literal["light", "dark"]
 WIDTHS = (1280, 1920)
 THEMES: tuple[Theme, ...] = ("light", "dark")
 _PATIENCE = 120_000  # milliseconds: the first load of a model on a busy machine
-_MOST_HEIGHT = 12000
+_MOST_HEIGHT, _MOST_LOOKS = 12000, 4
 
 
 def wait_until_idle(page: Page) -> None:
@@ -93,12 +93,17 @@ def photograph(
 
 def _show_whole(page: Page, width: int) -> None:
     """Make the window as high as the page, which scrolls inside itself."""
-    height = page.evaluate(
-        "Math.max(...[...document.querySelectorAll('[data-testid=stMain],"
-        "[data-testid=stSidebarContent]')].map(e => e.scrollHeight))"
-    )
-    page.set_viewport_size({"width": width, "height": min(int(height) + 40, _MOST_HEIGHT)})
-    page.wait_for_timeout(800)
+    height = 0
+    for _ in range(_MOST_LOOKS):  # tables are drawn, and grow, when they come into sight
+        needed = page.evaluate(
+            "Math.max(...[...document.querySelectorAll('[data-testid=stMain],"
+            "[data-testid=stSidebarContent]')].map(e => e.scrollHeight))"
+        )
+        if needed <= height:
+            return
+        height = min(int(needed) + 40, _MOST_HEIGHT)
+        page.set_viewport_size({"width": width, "height": height})
+        page.wait_for_timeout(800)
 
 
 def main(
