@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 TRAINING = "testbed-llama-input-only-seed0"
+_PATIENCE = 120_000
+"""Milliseconds: test machines are busy."""
 
 
 def no_error_on(page: "Page") -> None:
@@ -26,18 +28,19 @@ def no_error_on(page: "Page") -> None:
 @contextmanager
 def browser_at(chromium: str, folder: Path) -> Iterator[tuple[str, "BrowserContext"]]:
     """The app, run in a folder, and a window on it in which no script may fail."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     from workbench.pages.serving import CHROMIUM_OPTIONS, running_app
 
     failures: list[str] = []
+    expect.set_options(timeout=_PATIENCE)
     with running_app(folder=folder) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(CHROMIUM_OPTIONS))
         context = browser.new_context(
             viewport={"width": 1280, "height": 1000},
             permissions=["clipboard-read", "clipboard-write"],
         )
-        context.set_default_timeout(120_000)  # test machines are busy
+        context.set_default_timeout(_PATIENCE)
         context.on("weberror", lambda error: failures.append(str(error.error)))
         yield address, context
         browser.close()
