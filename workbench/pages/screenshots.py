@@ -29,6 +29,9 @@ def wait_until_idle(page: Page) -> None:
     page.wait_for_selector(
         ".stApp[data-test-script-state='notRunning']", timeout=_PATIENCE, state="attached"
     )
+    page.wait_for_function(  # the browser still loads what draws figures and tables
+        "!document.querySelector('[data-testid=stSkeleton]')", timeout=_PATIENCE
+    )
     page.wait_for_timeout(1200)  # plotly draws after the script has ended
 
 
