@@ -177,7 +177,7 @@ def _number(value: object) -> float:
 def _cell(value: Interval | None, found: Comparison, *, signed: bool = False) -> str:
     if value is None or math.isnan(value.estimate):
         return _NOTHING
-    form = "+.2f" if signed else ".2f"
+    form = "+z.2f" if signed else "z.2f"
     text = format(value.estimate * found.text.factor, form)
     if math.isnan(value.low) or math.isnan(value.high):
         return text
