@@ -113,12 +113,32 @@ def test_a_missing_tensor_is_not_filled_with_noise(
         load(path.parent)
 
 
+def test_blocks_that_the_configuration_leaves_out_are_named(
+    load: Callable[..., object], error: type[Exception], copy_folder: Callable[..., Path]
+) -> None:
+    """A model cut short would run, and be another one."""
+    folder = copy_folder()
+    edit_config(folder, num_hidden_layers=2)
+    with pytest.raises(error, match=r"blocks that its config\.json leaves out: model\.layers\.2\."):
+        load(folder)
+
+
+def test_weights_without_a_place_are_named(
+    load: Callable[..., object], copy_folder: Callable[..., Path]
+) -> None:
+    path = copy_folder() / "model.safetensors"
+    weights = load_file(path)
+    save_file({**weights, "extra.head": torch.zeros(3)}, path, metadata={"format": "pt"})
+    with pytest.warns(UserWarning, match=r"no place for: extra\.head"):
+        load(path.parent)
+
+
 def test_weights_of_another_size(
     load: Callable[..., object], error: type[Exception], copy_folder: Callable[..., Path]
 ) -> None:
     folder = copy_folder()
     edit_config(folder, hidden_size=32, head_dim=8)
-    with pytest.raises(error):
+    with pytest.raises(error, match=r"another shape than its config\.json says: .*weight"):
         load(folder)
 
 

@@ -2,11 +2,14 @@
 
 import json
 import os
-from collections.abc import Iterator
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
+from torch import nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -17,6 +20,7 @@ from workbench.testbed.registry import EMBEDDED
 _ENCODERS = ("Bert", "Roberta", "Electra", "XLM", "XLNet", "Camembert", "RemBert", "MegatronBert")
 _DECODERS = "a decoder-only language model (GPT, Llama, Qwen, Mistral, ...)"
 _INDEX = "model.safetensors.index.json"
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
@@ -88,6 +92,64 @@ def _indexed(name: str, index: Path) -> list[Path]:
     return [index.parent / file for file in files]
 
 
+def check_report(name: str, report: Mapping[str, Iterable[object]], model: nn.Module) -> None:
+    """Look whether weights and configuration speak of the same model.
+
+    Args:
+        name: Of the checkpoint.
+        report: What transformers says of the loading.
+        model: What it loaded.
+
+    Raises:
+        BackboneError: Weights are missing, of another shape, or of blocks that the configuration
+            leaves out: the model would run, and be another one.
+    """
+    missing = sorted(map(str, report["missing_keys"]))
+    if missing:
+        raise BackboneError(
+            f"{name} lacks weights that its configuration asks for: {_some(missing)}; download or "
+            "export the checkpoint again"
+        )
+    misshapen = sorted(
+        str(key[0] if isinstance(key, tuple) else key) for key in report["mismatched_keys"]
+    )
+    if misshapen:
+        raise BackboneError(
+            f"{name} has weights of another shape than its config.json says: {_some(misshapen)}; "
+            "put the config.json of this checkpoint beside its weights"
+        )
+    left_out = sorted(map(str, report["unexpected_keys"]))
+    known = {_unnumbered(key) for key in model.state_dict()}
+    blocks = [key for key in left_out if _unnumbered(key) in known]
+    if blocks:
+        raise BackboneError(
+            f"{name} has weights of blocks that its config.json leaves out: {_some(blocks)}; put "
+            "the config.json of this checkpoint beside its weights"
+        )
+    if left_out:
+        warnings.warn(
+            f"{name}: weights that the model has no place for: {_some(left_out)}", stacklevel=2
+        )
+
+
+def _unnumbered(key: str) -> str:
+    return re.sub(r"\.\d+\.", ".N.", key)
+
+
+def check_tokenizer_files(name: str, source: str) -> None:
+    """Look whether a folder has a tokenizer at all; a hub id is left alone.
+
+    Raises:
+        BackboneError: It has none: transformers would make up an empty one.
+    """
+    folder = Path(source)
+    if folder.is_dir() and not any((folder / file).is_file() for file in _TOKENIZER_FILES):
+        raise BackboneError(
+            f"{name} has no readable tokenizer: put tokenizer.json and tokenizer_config.json "
+            "beside its weights"
+        )
+
+
 def no_safetensors(name: str, pickled: bool) -> BackboneError:
     """What to say where a checkpoint has no safetensors."""
     if not pickled:
@@ -145,7 +207,9 @@ def unreachable(name: str, source: str, error: Exception) -> BackboneError:
     return BackboneError(
         f"'{name}' is neither an embedded backbone ({', '.join(EMBEDDED)}) nor a folder nor in the "
         f"local cache, and it could not be fetched from the Hugging Face hub ({why}): where there "
-        f"is a network run `hf download {source} --local-dir FOLDER`, and give that folder"
+        f"is a network run `hf download {source} --local-dir FOLDER`, and give that folder; a "
+        f"gated model also wants its conditions accepted at https://huggingface.co/{source} and "
+        "`hf auth login`"
     )
 
 

@@ -28,6 +28,8 @@ from transformers import (
 from workbench.backbone.checkpoints import (
     check_architecture,
     check_files,
+    check_report,
+    check_tokenizer_files,
     check_vocabulary,
     first_line,
     unreachable,
@@ -344,7 +346,8 @@ def _load_config(name: str, source: str) -> PretrainedConfig:
         raise unreachable(name, source, error) from error
     except (ValueError, KeyError) as error:
         raise BackboneError(
-            f"the config.json of {name} cannot be read as a known architecture: {first_line(error)}"
+            f"the config.json of {name} cannot be read as a known architecture, download it again "
+            f"or check its model_type: {first_line(error)}"
         ) from error
     assert isinstance(config, PretrainedConfig)
     return config
@@ -361,6 +364,7 @@ def _load_model(name: str, source: str, dtype: torch.dtype) -> PreTrainedModel:
                 trust_remote_code=False,
                 attn_implementation="eager",
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below, by name
             )
     except OSError as error:
         raise unreachable(name, source, error) from error
@@ -373,17 +377,13 @@ def _load_model(name: str, source: str, dtype: torch.dtype) -> PreTrainedModel:
         ) from error
     assert isinstance(loaded, tuple)
     model, report = loaded
-    missing = sorted(report["missing_keys"]) + sorted(map(str, report["mismatched_keys"]))
-    if missing:
-        raise BackboneError(
-            f"{name} lacks weights that its configuration asks for: {', '.join(missing[:5])}"
-            f"{' ...' if len(missing) > 5 else ''}; download or export the checkpoint again"
-        )
+    check_report(name, report, model)
     assert isinstance(model, PreTrainedModel)
     return model
 
 
 def _load_tokenizer(name: str, source: str) -> PreTrainedTokenizerBase:
+    check_tokenizer_files(name, source)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # a missing or broken tokenizer raises many kinds

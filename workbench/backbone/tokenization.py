@@ -55,6 +55,11 @@ class Tokenization:
             rendered = self._tokenizer.apply_chat_template(
                 turns, tokenize=False, add_generation_prompt=True
             )
+        except jinja2.TemplateSyntaxError as error:
+            raise TokenError(
+                f"the chat template of {self._name} is damaged ({error}): put the tokenizer's own "
+                "chat_template.jinja or tokenizer_config.json beside its weights"
+            ) from error
         except jinja2.TemplateError as error:
             raise TokenError(
                 f"the chat template of {self._name} refuses these turns "
