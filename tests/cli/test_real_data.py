@@ -177,7 +177,7 @@ def test_states_are_collected_resumed_and_estimated(
     out = tmp_path / "states"
     begin = [
         "collect", "--backbone", str(checkpoint), "--prompts", str(data), "--layers", "-1,1",
-        "--sites", "prompt_last,response_tokens", "--dtype", "bfloat16",
+        "--sites", "prompt_last,response_tokens", "--store-dtype", "bfloat16",
     ]  # fmt: skip
     assert run([*begin, "--estimate"]) == 0
     told = capsys.readouterr().out
@@ -225,7 +225,7 @@ def test_what_cannot_be_collected_is_refused_or_skipped_and_counted(
         (["--layers", "one"], "whole numbers"),
         (["--layers", "9"], "there is no layer 9"),
         (["--sites", "nowhere"], "unknown site 'nowhere'"),
-        (["--dtype", "int8"], "choose from float32, float16, bfloat16"),
+        (["--store-dtype", "int8"], "choose from float32, float16, bfloat16"),
         ([], "--out FOLDER, or add --estimate"),
     ],
 )

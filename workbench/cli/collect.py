@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli._limits import Backend, Device, check_resumable
+from workbench.cli._limits import Backend, Device, Dtype, check_resumable
 from workbench.errors import ConfigError, RunError
 
 _HELP = """Read the residual stream of many prompts once and keep it on disk.
@@ -18,7 +18,7 @@ float16 and bfloat16 halve the size and round (float16 by at most 2^-11 of a num
 Example:
 
   workbench collect --backbone PATH --prompts xstest:xstest_prompts.csv --layers 8,12,16
-      --dtype bfloat16 --out runs/states
+      --store-dtype bfloat16 --out runs/states
 
 How large would it be?
 
@@ -59,7 +59,9 @@ def collect(
         str | None,
         typer.Option(help="Value modules that read along: configurations or folders."),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="On disk: float32, float16 or bfloat16.")] = "float32",
+    store_dtype: Annotated[
+        str, typer.Option(help="On disk: float32, float16 or bfloat16.")
+    ] = "float32",
     limit: Annotated[
         int | None, typer.Option(min=1, help="Most examples of each set, from the first on.")
     ] = None,
@@ -71,6 +73,7 @@ def collect(
         bool, typer.Option("--estimate", help="Say how large it would be; write nothing.")
     ] = False,
     device: Device = "cpu",
+    dtype: Dtype = "float32",
     backend: Backend = "transformer-lens",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a collection that was cut off.")
@@ -82,7 +85,7 @@ def collect(
     from workbench.cli import _collecting
     from workbench.runs import RUN_FILE
 
-    chosen, kept_as = _collecting.sites_in(sites), stored_type(dtype)
+    chosen, kept_as = _collecting.sites_in(sites), stored_type(store_dtype)
     wanted = _collecting.layers_in(layers)
     if out is not None:
         check_resumable(out, resume)
@@ -90,7 +93,7 @@ def collect(
             raise RunError(f"{out} holds a run already: add --resume to go on, or name another")
     elif not estimate:
         raise ConfigError("name the folder to write with --out FOLDER, or add --estimate")
-    model = load_backbone(backbone, device=device, backend=backend)
+    model = load_backbone(backbone, device=device, dtype=dtype, backend=backend)
     readers = _collecting.modules_in(modules, model)
     examples = _collecting.read_prompts(prompts, model, sites=chosen, limit=limit, skip=skip)
     if out is None or estimate:
