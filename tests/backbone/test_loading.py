@@ -248,14 +248,17 @@ def test_a_tokenizer_that_was_never_saved(
     ("device", "message"),
     [
         ("nonsense", "unknown device 'nonsense'"),
-        ("auto", "one device"),
+        ({}, "device map is empty"),
+        ({"": "disk"}, "leaves '' on disk"),
+        ({"model": "cpu", "lm_head": 0}, "sees no cuda device"),
+        ({"model.layers": "cpu"}, "cannot be spread over devices that way"),
         ("cuda", "sees no cuda device"),
     ],
 )
 def test_a_device_that_is_not_there(
     load: Callable[..., object],
     error: type[Exception],
-    device: str,
+    device: object,
     message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

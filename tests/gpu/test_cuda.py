@@ -299,3 +299,37 @@ def test_a_step_that_continues_waits_no_longer_than_without_guidance(
     assert plain[0] >= 1  # whether every row has ended
     guided = waits(bridge(card, "paper-fixed", 5))
     assert all(mine <= others for mine, others in zip(guided, plain, strict=True))
+
+
+@pytest.mark.skipif(
+    torch.cuda.device_count() < 2, reason="torch sees fewer than two cards: nothing to spread over"
+)
+@pytest.mark.parametrize("placed", ["auto", "by block"])
+def test_a_backbone_spread_over_two_cards_says_the_same(
+    host: "TransformerLensBackbone", placed: str
+) -> None:
+    from workbench.backbone import load_backbone
+
+    half = host.n_layers // 2
+    by_block: dict[str, str | int] = {
+        "model.embed_tokens": 0,
+        "model.rotary_emb": 0,
+        **{f"model.layers.{i}": int(i >= half) for i in range(host.n_layers)},
+        "model.norm": 1,
+        "lm_head": 0,  # shares its weights with the embedding
+    }
+    spread = load_backbone(NAME, device="auto" if placed == "auto" else by_block)
+    if placed == "by block":  # a model this small may be given one card by "auto"
+        assert [str(device) for device in spread.devices] == ["cuda:0", "cuda:1"]
+    assert spread.weights_hash == host.weights_hash
+    batch = host.encode(PROMPTS)
+    found = spread.logits(batch.to(spread.device)).cpu()[batch.mask]
+    torch.testing.assert_close(found, host.logits(batch)[batch.mask], atol=1e-4, rtol=0)
+    there = decode(host, bridge(host, "workbench", 5))
+    assert agreeing(there, decode(spread, bridge(spread, "workbench", 5))) == 1.0
+    wanted, gradients = stage_3(host, module_for(host, "paper-fixed"))
+    loss, mine = stage_3(spread, module_for(spread, "paper-fixed"))
+    assert loss == pytest.approx(wanted, rel=1e-4)
+    for name, gradient in gradients.items():
+        error = (mine[name] - gradient).norm() / gradient.norm().clamp_min(1e-6)
+        assert error < 1e-3, name

@@ -24,6 +24,7 @@ from workbench.backbone.cache import SlotCache
 from workbench.backbone.hashing import hash_tensors, hash_tokenizer
 from workbench.backbone.masks import additive_mask, beyond_window, causal_keys
 from workbench.backbone.memory import memory_named
+from workbench.backbone.placement import devices_of
 from workbench.backbone.protocol import (
     HiddenKeys,
     MixEdit,
@@ -125,8 +126,16 @@ class FrozenBackbone(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights live."""
+        """Where tokens go in and states and logits come out; the weights' device if they have one.
+
+        A model spread over devices has its embeddings there.
+        """
         return next(iter(self._weights.values())).device
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Every device that holds weights, ``device`` first."""
+        return devices_of(self._weights.values())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -299,6 +308,11 @@ class FrozenBackbone(ABC):
     def _logits(
         self, ids: Tensor, columns: Sequence[int] | None, inputs: Mapping[str, object]
     ) -> Tensor:
+        return self._chosen_logits(ids, columns, inputs).to(self.device)
+
+    def _chosen_logits(
+        self, ids: Tensor, columns: Sequence[int] | None, inputs: Mapping[str, object]
+    ) -> Tensor:
         if columns is None:
             return self._run(ids, inputs)
         if self._keeps_columns:
@@ -325,19 +339,21 @@ class FrozenBackbone(ABC):
             HookError: On entering (no such layer) or leaving (a hook did not fire).
             NonFiniteError: A residual holds a NaN or an infinity.
         """
-        return watching.capture_residuals(self._sites, layers, self.d_model, self.dtype)
+        return watching.capture_residuals(
+            self._sites, layers, self.d_model, self.dtype, self.device
+        )
 
     def capture_patterns(self, layers: Sequence[int]) -> AbstractContextManager[Captured]:
         """Attention patterns of the given blocks: (batch, head, query, key), rows sum to 1."""
-        return watching.capture_patterns(self._sites, layers, self.n_heads)
+        return watching.capture_patterns(self._sites, layers, self.n_heads, self.device)
 
     def capture_values(self, layers: Sequence[int]) -> AbstractContextManager[Captured]:
         """Value vectors of the given blocks by query head: (batch, head, key, d_head_v)."""
-        return watching.capture_values(self._sites, layers, self.n_heads)
+        return watching.capture_values(self._sites, layers, self.n_heads, self.device)
 
     def capture_mixes(self, layers: Sequence[int]) -> AbstractContextManager[Captured]:
         """Each head's pattern times its values: (batch, head, query, d_head_v)."""
-        return watching.capture_mixes(self._sites, layers, self.n_heads)
+        return watching.capture_mixes(self._sites, layers, self.n_heads, self.device)
 
     def overwrite(
         self, layer: int, edit: ResidualEdit, *, rows: int | None = None
@@ -349,7 +365,7 @@ class FrozenBackbone(ABC):
             edit: The function.
             rows: Within ``only_newest_row``, the rows the edit restores.
         """
-        return watching.overwrite_residual(self._sites, layer, edit, rows)
+        return watching.overwrite_residual(self._sites, layer, edit, self.device, rows)
 
     def overwrite_mixes(self, layer: int, edit: MixEdit) -> AbstractContextManager[None]:
         """Replace what the heads of a block gathered, before the output projection.
@@ -358,7 +374,7 @@ class FrozenBackbone(ABC):
             layer: The block.
             edit: Gets and returns (batch, head, query, d_head_v).
         """
-        return watching.overwrite_mixes(self._sites, layer, edit, self.n_heads)
+        return watching.overwrite_mixes(self._sites, layer, edit, self.n_heads, self.device)
 
     def only_newest_row(self, last_layer: int, rows: int) -> AbstractContextManager[None]:
         """Run the last of ``rows`` query rows alone up to a block whose edit restores the rest."""
@@ -375,7 +391,7 @@ class FrozenBackbone(ABC):
 
     def edit_scores(self, layers: Sequence[int], edit: ScoreEdit) -> AbstractContextManager[None]:
         """Replace the masked attention scores of blocks by ``edit(scores, layer)``."""
-        return watching.edit_scores(self._sites, layers, edit)
+        return watching.edit_scores(self._sites, layers, edit, self.device)
 
     # --------------------------------------------------------------- weights
 
@@ -417,10 +433,12 @@ class FrozenBackbone(ABC):
         """
         self._check_added_as_it_is(layer)
         project, width = self._sites.output_projection(layer), self.d_head
-        units = torch.eye(self.n_heads * width, dtype=self.dtype, device=self.device)
+        place = project.get_parameter("weight").device
+        units = torch.eye(self.n_heads * width, dtype=self.dtype, device=place)
         bias = project(torch.zeros_like(units[0])).float()
         weights: Tensor = project(units).float() - bias
-        return weights.reshape(self.n_heads, width, self.d_model), bias
+        weights = weights.reshape(self.n_heads, width, self.d_model)
+        return weights.to(self.device), bias.to(self.device)
 
     def _check_added_as_it_is(self, layer: int) -> None:
         block = watching.at(self._sites.blocks, layer)
@@ -449,15 +467,19 @@ class FrozenBackbone(ABC):
             tokens: One token a row.
         """
         norm, unembed = self._sites.readout()
-        factor, shift, centred = _frozen_norm(norm, residual)
         weight, bias = unembed.get_parameter("weight"), unembed._parameters.get("bias")
-        rows = weight[tokens].float()
+        # A spread model may have its norm on another device than its unembedding.
+        there = residual.to(norm.get_parameter("weight").device)
+        factor, shift, centred = _frozen_norm(norm, there)
+        factor, shift = factor.to(self.device), shift.to(self.device)
+        tokens = tokens.to(weight.device)
+        rows = weight[tokens].float().to(self.device)
         direction = rows * factor
         if centred:
             direction = direction - direction.mean(dim=-1, keepdim=True)
         constant = rows @ shift
         if bias is not None:
-            constant = constant + bias[tokens].float()
+            constant = constant + bias[tokens].float().to(self.device)
         return direction, constant
 
     # ---------------------------------------------------------------- states

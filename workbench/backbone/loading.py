@@ -38,7 +38,9 @@ from workbench.backbone.frozen import BACKENDS, NNSIGHT, TRANSFORMER_LENS, Froze
 from workbench.backbone.hashing import hash_tensors
 from workbench.backbone.masks import layer_windows
 from workbench.backbone.memory import memory_named
+from workbench.backbone.placement import AUTO, DeviceMap, check_spread, parse_device, parse_map
 from workbench.backbone.protocol import Backbone
+from workbench.backbone.self_check import check_wrapped, plain_logits
 from workbench.backbone.transformer_lens import TransformerLensBackbone
 from workbench.errors import BackboneError, MemoryLimitError
 from workbench.quiet import quiet_libraries
@@ -60,7 +62,7 @@ _SMALLER = "take a smaller model, or hold it in half the memory with --dtype bfl
 def load_backbone(
     name_or_path: str | Path,
     *,
-    device: str = "cpu",
+    device: str | DeviceMap = "cpu",
     dtype: torch.dtype | str = torch.float32,
     n_ctx: int | None = None,
     backend: str = TRANSFORMER_LENS,
@@ -71,7 +73,8 @@ def load_backbone(
     Args:
         name_or_path: An embedded name (``testbed-llama``, ...), a Hugging Face checkpoint folder,
             or a hub id (``org/model``), taken from the local cache when it is there.
-        device: Torch device.
+        device: Torch device; ``"auto"`` spreads the blocks over all graphics cards, and a mapping
+            says which module of the checkpoint lies where (``device_map`` of Transformers).
         dtype: Number type the weights are held in, or its name.
         n_ctx: Allow this many positions, more than the model states. Rotary positions are simply
             counted on; nothing is rescaled or trained, so what the model does there must be
@@ -83,15 +86,18 @@ def load_backbone(
 
     Raises:
         BackboneError: Unknown name, device or backend; missing, truncated or non-finite weights; no
-            safetensors, no tokenizer, or a model that is not decoder-only; or more positions asked
-            of a model that learned an embedding for each. The message says what to do.
+            safetensors, no tokenizer, or a model that is not decoder-only; a device map that does
+            not fit; more positions asked of a model that learned an embedding for each; or a family
+            outside the tested ones that fails the check of :mod:`workbench.backbone.self_check`.
+            The message says what to do.
+        MemoryLimitError: No room for the weights.
     """
     name = str(name_or_path)
     if backend not in BACKENDS:
         raise BackboneError(f"unknown backend '{backend}': use {' or '.join(BACKENDS)}")
     if remote and backend != NNSIGHT:
         raise BackboneError(f"{backend} runs no remote models: use the backend {NNSIGHT}")
-    wanted = _device(device)
+    wanted = _parse_placement(device)
     number_type = parse_dtype(dtype) if isinstance(dtype, str) else dtype
     source = _resolve(name)
     if remote is True:
@@ -102,14 +108,25 @@ def load_backbone(
         if n_ctx is not None:
             _check_extension(name, config, n_ctx)
         if remote:
+            if not isinstance(wanted, torch.device):
+                raise BackboneError("a remote model has no devices here: leave the device out")
             simulated = remote == "local"
             return _load_remote(name, source, config, number_type, n_ctx, simulated=simulated)
-        model = _load_model(name, source, number_type)
+        spread = None if isinstance(wanted, torch.device) else wanted
+        model = _load_model(name, source, number_type, spread)
         tokenizer = _load_tokenizer(name, source)
-    with memory_named(f"moving {name} to {wanted}", _SMALLER):
-        model.to(wanted)  # type: ignore[arg-type]
+    if isinstance(wanted, torch.device):
+        with memory_named(f"moving {name} to {wanted}", _SMALLER):
+            model.to(wanted)  # type: ignore[arg-type]
     wrap = wrap_model if backend == TRANSFORMER_LENS else trace_model
     return wrap(name, model, tokenizer, n_ctx=n_ctx)
+
+
+def _parse_placement(device: str | DeviceMap) -> torch.device | str | dict[str, torch.device]:
+    """One device, the word for all graphics cards, or a checked map."""
+    if isinstance(device, str):
+        return device if device == AUTO else parse_device(device)
+    return parse_map(device)
 
 
 def load_plain(backbone: Backbone) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -144,12 +161,12 @@ def wrap_model(
         n_ctx: Most positions a sequence may have; what the model states by default.
 
     Raises:
-        BackboneError: Weights are not finite, or TransformerLens does not know the architecture.
+        BackboneError: Weights are not finite, TransformerLens does not know the architecture, or
+            an untested family fails the check of :mod:`workbench.backbone.self_check`.
     """
-    weights: dict[str, Tensor] = dict(model.state_dict(keep_vars=True))
-    _check_finite(name, weights)
-    check_vocabulary(name, _n_rows(model), tokenizer)
+    weights = _checked_weights(name, model, tokenizer)
     config = model.config
+    wanted = plain_logits(model)
     windows = layer_windows(name, config)
     eos_ids = _eos_ids(model, tokenizer)
     try:
@@ -168,7 +185,7 @@ def wrap_model(
     _use_native_layer_norms(bridge)
     if model.dtype != torch.float32:
         _keep_number_type(bridge, model.dtype)
-    return TransformerLensBackbone(
+    backbone = TransformerLensBackbone(
         name,
         bridge,
         tokenizer,
@@ -177,6 +194,8 @@ def wrap_model(
         eos_ids=eos_ids,
         windows=windows,
     )
+    check_wrapped(backbone, config, wanted)
+    return backbone
 
 
 def trace_model(
@@ -195,15 +214,15 @@ def trace_model(
         n_ctx: Most positions a sequence may have; what the model states by default.
 
     Raises:
-        BackboneError: Weights are not finite, or the architecture's parts cannot be found.
+        BackboneError: Weights are not finite, the architecture's parts cannot be found, or an
+            untested family fails the check of :mod:`workbench.backbone.self_check`.
     """
     # Not above: importing nnsight patches torch and gives every object a ``save`` attribute.
     from workbench.backbone.nnsight_backbone import NnsightBackbone
 
-    weights: dict[str, Tensor] = dict(model.state_dict(keep_vars=True))
-    _check_finite(name, weights)
-    check_vocabulary(name, _n_rows(model), tokenizer)
-    return NnsightBackbone(
+    weights = _checked_weights(name, model, tokenizer)
+    wanted = plain_logits(model)
+    backbone = NnsightBackbone(
         name,
         model,
         tokenizer,
@@ -212,6 +231,19 @@ def trace_model(
         eos_ids=_eos_ids(model, tokenizer),
         windows=layer_windows(name, model.config),
     )
+    check_wrapped(backbone, model.config, wanted)
+    return backbone
+
+
+def _checked_weights(
+    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Tensor]:
+    """The model's tensors by checkpoint name, finite, well placed, and fit for the tokenizer."""
+    weights: dict[str, Tensor] = dict(model.state_dict(keep_vars=True))
+    check_spread(name, weights, model)
+    _check_finite(name, weights)
+    check_vocabulary(name, _n_rows(model), tokenizer)
+    return weights
 
 
 def _n_rows(model: PreTrainedModel) -> int:
@@ -291,23 +323,6 @@ def _stored(tokenizer: PreTrainedTokenizerBase) -> Iterator[PreTrainedTokenizerB
         yield copied
 
 
-def _device(name: str) -> torch.device:
-    """The device of this name, if this machine has it."""
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise BackboneError(
-            f"unknown device '{name}': use cpu, cuda, cuda:1 or mps (a backbone lies on one device)"
-        ) from error
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not there.get(device.type, True):
-        raise BackboneError(
-            f"this torch sees no {device.type} device: use cpu, or a machine and a build of torch "
-            "that have one"
-        )
-    return device
-
-
 def _resolve(name: str) -> str:
     """Folder or hub id that a name stands for."""
     if name in EMBEDDED:
@@ -353,7 +368,12 @@ def _load_config(name: str, source: str) -> PretrainedConfig:
     return config
 
 
-def _load_model(name: str, source: str, dtype: torch.dtype) -> PreTrainedModel:
+def _load_model(
+    name: str,
+    source: str,
+    dtype: torch.dtype,
+    spread: str | Mapping[str, torch.device] | None = None,
+) -> PreTrainedModel:
     check_files(name, source)
     try:
         with memory_named(f"loading {name}", _SMALLER):
@@ -365,21 +385,32 @@ def _load_model(name: str, source: str, dtype: torch.dtype) -> PreTrainedModel:
                 attn_implementation="eager",
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported below, by name
+                device_map=spread,
             )
     except OSError as error:
         raise unreachable(name, source, error) from error
     except MemoryLimitError:
         raise
-    except Exception as error:  # safetensors and transformers raise many kinds for a broken file
+    except ValueError as error:
+        if spread is None or "device_map" not in str(error):
+            raise _unreadable(name, error) from error
         raise BackboneError(
-            f"the weights of {name} cannot be read, the file is truncated or belongs to another "
-            f"configuration: {first_line(error)}"
+            f"{name} cannot be spread over devices that way: {first_line(error)}"
         ) from error
+    except Exception as error:  # safetensors and transformers raise many kinds for a broken file
+        raise _unreadable(name, error) from error
     assert isinstance(loaded, tuple)
     model, report = loaded
     check_report(name, report, model)
     assert isinstance(model, PreTrainedModel)
     return model
+
+
+def _unreadable(name: str, error: Exception) -> BackboneError:
+    return BackboneError(
+        f"the weights of {name} cannot be read, the file is truncated or belongs to another "
+        f"configuration: {first_line(error)}"
+    )
 
 
 def _load_tokenizer(name: str, source: str) -> PreTrainedTokenizerBase:

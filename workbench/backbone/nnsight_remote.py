@@ -161,6 +161,11 @@ class RemoteBackbone(FrozenBackbone):
         """Where results arrive."""
         return torch.device("cpu")
 
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Where results arrive; where the server keeps the weights is not known."""
+        return (self.device,)
+
     # --------------------------------------------------------------- forward
 
     def _run(self, ids: Tensor, inputs: Mapping[str, object]) -> Tensor:

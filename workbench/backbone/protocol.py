@@ -126,7 +126,12 @@ class Backbone(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights live."""
+        """Where tokens go in, and where states and logits come out."""
+        ...
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """Every device that holds weights, ``device`` first."""
         ...
 
     @property

@@ -134,7 +134,7 @@ class Captured(Mapping[int, Tensor]):
 
 
 def capture_residuals(
-    sites: Sites, layers: Sequence[int], d_model: int, dtype: torch.dtype
+    sites: Sites, layers: Sequence[int], d_model: int, dtype: torch.dtype, home: torch.device
 ) -> AbstractContextManager[Captured]:
     """Residuals after the given blocks (-1: before block 0), by layer.
 
@@ -151,11 +151,11 @@ def capture_residuals(
             )
         return residual
 
-    return _capture({layer: at(sites.residual, layer) for layer in layers}, check)
+    return _capture({layer: at(sites.residual, layer) for layer in layers}, check, home)
 
 
 def capture_patterns(
-    sites: Sites, layers: Sequence[int], n_heads: int
+    sites: Sites, layers: Sequence[int], n_heads: int, home: torch.device
 ) -> AbstractContextManager[Captured]:
     """Attention patterns of the given blocks, by layer.
 
@@ -172,11 +172,11 @@ def capture_patterns(
             )
         return pattern
 
-    return _capture({layer: at(sites.patterns, layer) for layer in layers}, check)
+    return _capture({layer: at(sites.patterns, layer) for layer in layers}, check, home)
 
 
 def capture_values(
-    sites: Sites, layers: Sequence[int], n_heads: int
+    sites: Sites, layers: Sequence[int], n_heads: int, home: torch.device
 ) -> AbstractContextManager[Captured]:
     """Value vectors of the given blocks, by layer: (batch, head, key, d_head_v).
 
@@ -187,22 +187,22 @@ def capture_values(
         BackboneError: The architecture's attention cannot be taken apart by heads.
         NonFiniteError: A value holds a NaN or an infinity.
     """
-    return _capture_heads({layer: sites.values(layer) for layer in layers}, n_heads)
+    return _capture_heads({layer: sites.values(layer) for layer in layers}, n_heads, home)
 
 
 def capture_mixes(
-    sites: Sites, layers: Sequence[int], n_heads: int
+    sites: Sites, layers: Sequence[int], n_heads: int, home: torch.device
 ) -> AbstractContextManager[Captured]:
     """What each head of the given blocks gathered, by layer: (batch, head, query, d_head_v).
 
     Raises:
         As :func:`capture_values`.
     """
-    return _capture_heads({layer: sites.mixes(layer) for layer in layers}, n_heads)
+    return _capture_heads({layer: sites.mixes(layer) for layer in layers}, n_heads, home)
 
 
 def _capture_heads(
-    points: Mapping[int, Point[Tensor]], n_heads: int
+    points: Mapping[int, Point[Tensor]], n_heads: int, home: torch.device
 ) -> AbstractContextManager[Captured]:
     def by_head(name: str, tensor: Tensor) -> Tensor:
         if tensor.ndim != 4 or n_heads % tensor.shape[2]:
@@ -212,21 +212,21 @@ def _capture_heads(
             )
         return tensor.transpose(1, 2).repeat_interleave(n_heads // tensor.shape[2], dim=1)
 
-    return _capture(points, by_head)
+    return _capture(points, by_head, home)
 
 
 @contextmanager
 def _capture(
-    points: Mapping[int, Point[Tensor]], read: Callable[[str, Tensor], Tensor]
+    points: Mapping[int, Point[Tensor]], read: Callable[[str, Tensor], Tensor], home: torch.device
 ) -> Iterator[Captured]:
-    """Keep what ``read(name, tensor)``, which checks the shape, makes of the tensors."""
+    """Keep what ``read(name, tensor)``, which checks the shape, makes of the tensors, at home."""
     captured = Captured({layer: point.name for layer, point in points.items()})
 
     def watch(layer: int, name: str) -> Callable[[Tensor], None]:
         def see(tensor: Tensor) -> None:
             seen = read(name, tensor)
             _check_finite(name, seen)
-            captured.record(layer, seen)
+            captured.record(layer, seen.to(home))
 
         return see
 
@@ -236,7 +236,11 @@ def _capture(
 
 @contextmanager
 def overwrite_residual(
-    sites: Sites, layer: int, edit: Callable[[Tensor], Tensor], rows: int | None = None
+    sites: Sites,
+    layer: int,
+    edit: Callable[[Tensor], Tensor],
+    home: torch.device,
+    rows: int | None = None,
 ) -> Iterator[None]:
     """Replace the residual after a block by ``edit(residual)``.
 
@@ -244,6 +248,7 @@ def overwrite_residual(
         sites: Points of the model.
         layer: The block.
         edit: Gets the residual and returns one of the same shape and type.
+        home: Where the edit gets it; what it returns goes back to the block.
         rows: Where ``only_newest_row`` runs up to this block: the rows that the pass was given and
             that the edit has to restore.
 
@@ -254,7 +259,7 @@ def overwrite_residual(
     point = at(sites.residual, layer)
 
     def change(residual: Float[Tensor, "batch seq d_model"]) -> Tensor:
-        edited = edit(residual)
+        edited = edit(residual.to(home)).to(residual.device)
         expected = residual if rows is None else residual[:, :1].expand(-1, rows, -1)
         _check_same(point.name, expected, edited)
         _check_finite(point.name, edited)
@@ -266,7 +271,7 @@ def overwrite_residual(
 
 @contextmanager
 def overwrite_mixes(
-    sites: Sites, layer: int, edit: Callable[[Tensor], Tensor], n_heads: int
+    sites: Sites, layer: int, edit: Callable[[Tensor], Tensor], n_heads: int, home: torch.device
 ) -> Iterator[None]:
     """Replace what the heads of a block gathered by ``edit`` of it: (batch, head, query, d_head_v).
 
@@ -284,7 +289,7 @@ def overwrite_mixes(
                 f"hook '{point.name}' gave shape {tuple(mixes.shape)}, expected "
                 f"(batch, seq, {n_heads}, width)"
             )
-        edited = edit(mixes.transpose(1, 2)).transpose(1, 2)
+        edited = edit(mixes.transpose(1, 2).to(home)).transpose(1, 2).to(mixes.device)
         _check_same(point.name, mixes, edited)
         _check_finite(point.name, edited)
         return edited
@@ -333,7 +338,7 @@ def _newest_row(value: object, rows: int) -> object:
 
 @contextmanager
 def edit_scores(
-    sites: Sites, layers: Sequence[int], edit: Callable[[Tensor, int], Tensor]
+    sites: Sites, layers: Sequence[int], edit: Callable[[Tensor, int], Tensor], home: torch.device
 ) -> Iterator[None]:
     """Replace the attention scores of the given blocks by ``edit(scores, layer)``.
 
@@ -346,7 +351,7 @@ def edit_scores(
 
     def changer(layer: int, name: str) -> Callable[[Tensor], Tensor]:
         def change(scores: Tensor) -> Tensor:
-            edited = edit(scores, layer)
+            edited = edit(scores.to(home), layer).to(scores.device)
             _check_same(name, scores, edited)
             if bool(edited.sum().isnan()):
                 raise NonFiniteError(f"the edit at hook '{name}' returned a NaN")
@@ -385,7 +390,7 @@ def hide_keys(
         n_queries, n_keys = value.shape[-2:]
         if n_keys != marked.shape[-1] or n_queries > marked.shape[-2]:
             return value
-        place = (value.data_ptr(), value.shape, value.stride())
+        place = (value.device, value.data_ptr(), value.shape, value.stride())
         if place not in exchanged:  # the mask is kept, so that no other takes its memory
             lowest = torch.finfo(value.dtype).min
             cut = marked[..., -n_queries:, :]

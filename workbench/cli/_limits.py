@@ -11,7 +11,11 @@ MAX_SEED = 2**63 - 1
 """Largest seed that every generator takes."""
 
 Device = Annotated[
-    str, typer.Option(help="Torch device: cpu, cuda, cuda:1. Replies use the same random numbers.")
+    str,
+    typer.Option(
+        help="Torch device: cpu, cuda, cuda:1, or auto, which spreads the blocks over all graphics "
+        "cards. Replies use the same random numbers."
+    ),
 ]
 
 Backend = Annotated[

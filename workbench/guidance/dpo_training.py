@@ -61,9 +61,14 @@ def train_adapters(
     Raises:
         TokenError: A text is empty or has unknown words.
         ContextLengthError: A prompt with a reply exceeds the context.
-        BackboneError: The backbone's checkpoint cannot be read again.
+        BackboneError: The backbone's checkpoint cannot be read again, or it is spread over devices.
         NonFiniteError: Training diverged.
     """
+    if len(backbone.devices) > 1:
+        raise BackboneError(
+            f"DPO trains a copy of the backbone on one device, and {backbone.name} is spread over "
+            f"{len(backbone.devices)}: load it on one, or train the adapters elsewhere"
+        )
     rows = token_rows(backbone, preferences)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # trl and peft still use names that transformers is going to drop.

@@ -153,18 +153,24 @@ def _seconds(backbone: Backbone, task: Callable[[], object]) -> float:
         started = time.process_time()
         task()
         return time.process_time() - started
-    torch.cuda.synchronize(backbone.device)
+    _catch_up(backbone)
     started = time.perf_counter()
     task()
-    torch.cuda.synchronize(backbone.device)
+    _catch_up(backbone)
     return time.perf_counter() - started
+
+
+def _catch_up(backbone: Backbone) -> None:
+    for device in backbone.devices:
+        torch.cuda.synchronize(device)
 
 
 def _peak_bytes(backbone: Backbone, task: Callable[[], object]) -> float:
     if backbone.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(backbone.device)
+        for device in backbone.devices:
+            torch.cuda.reset_peak_memory_stats(device)
         task()
-        return float(torch.cuda.max_memory_allocated(backbone.device))
+        return float(sum(map(torch.cuda.max_memory_allocated, backbone.devices)))
     with LiveTensors() as live:
         task()
     return float(live.peak)
