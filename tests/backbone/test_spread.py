@@ -261,3 +261,16 @@ def test_heads_readout_and_adapters(split: "FrozenBackbone", whole: "FrozenBackb
     assert {tensor.device for tensor in found} == {card(0)}
     for one, other in zip(found, wanted, strict=True):
         assert same(one, other)
+
+
+def test_hooks_on_one_device_change_nothing(
+    folder: Path, backend: str, whole: "FrozenBackbone"
+) -> None:
+    from workbench.backbone import load_backbone
+
+    hooked = spread(folder, backend, lambda _: torch.device("cpu"))
+    mapped = load_backbone(folder, device={"": "cpu"}, backend=backend)
+    wanted = whole.logits(whole.encode(PROMPTS))
+    for backbone in (hooked, mapped):
+        assert backbone.devices == (torch.device("cpu"),)
+        assert torch.equal(backbone.logits(backbone.encode(PROMPTS)), wanted)

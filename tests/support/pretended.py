@@ -69,7 +69,7 @@ class _OnCard(Tensor):
 
 
 class _TensorsFromLists(TorchFunctionMode):
-    """``torch.tensor`` makes its tensor below every dispatch: let it make one on the CPU."""
+    """Lists and numbers become tensors below every dispatch: let them become ones on the CPU."""
 
     def __torch_function__(
         self,
@@ -83,6 +83,12 @@ class _TensorsFromLists(TorchFunctionMode):
             made = func(*args, **{**given, "device": "cpu"})
             assert isinstance(made, Tensor)
             return made.to(given["device"])
+        if func in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[0], _OnCard):
+            index, *value = args[1:]
+            parts = index if isinstance(index, tuple) else (index,)
+            listed = tuple(torch.tensor(x) if isinstance(x, list) else x for x in parts)
+            numbers = [torch.tensor(x) if isinstance(x, bool | int | float) else x for x in value]
+            return func(args[0], listed, *numbers)
         return func(*args, **given)
 
 

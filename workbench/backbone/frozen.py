@@ -318,6 +318,10 @@ class FrozenBackbone(ABC):
         if self._keeps_columns:
             if list(columns) == [ids.shape[1] - 1]:  # a number: no tensor to send to the device
                 return self._run(ids, {**inputs, "logits_to_keep": 1})
+            if len(self.devices) > 1:  # an index would wait at home, the states stand elsewhere
+                first = min(columns)
+                newest = self._run(ids, {**inputs, "logits_to_keep": ids.shape[1] - first})
+                return newest[:, [column - first for column in columns]]
             wanted = torch.tensor(columns, device=ids.device)
             return self._run(ids, {**inputs, "logits_to_keep": wanted})
         return self._run(ids, inputs)[:, list(columns)]
