@@ -83,6 +83,8 @@ class _TensorsFromLists(TorchFunctionMode):
             made = func(*args, **{**given, "device": "cpu"})
             assert isinstance(made, Tensor)
             return made.to(given["device"])
+        if func is Tensor.tolist and isinstance(args[0], _OnCard):
+            return args[0].held.tolist()
         if func in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[0], _OnCard):
             index, *value = args[1:]
             parts = index if isinstance(index, tuple) else (index,)
