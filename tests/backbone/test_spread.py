@@ -192,7 +192,8 @@ def test_a_pass_with_slots_and_its_gradients(
         return logits, [p.grad for p in module.bridge.parameters() if p.grad is not None]
 
     (logits, gradients), (expected, wanted) = step(split), step(whole)
-    assert same(logits, expected)
+    # The unembedding is given more rows there, and sums in another order.
+    torch.testing.assert_close(logits.cpu(), expected, rtol=1e-5, atol=1e-5)
     assert len(gradients) == len(wanted) > 0
     for found, known in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(found.cpu(), known, rtol=1e-5, atol=1e-7)
