@@ -106,6 +106,11 @@ def same(found: Tensor, wanted: Tensor) -> bool:
     return torch.equal(found.detach().cpu(), wanted.detach().cpu())
 
 
+def close(found: Tensor, wanted: Tensor) -> bool:
+    """Equal up to the order of sums, which pretended tensors may change by taking kernels apart."""
+    return torch.allclose(found.detach().cpu(), wanted.detach().cpu(), rtol=1e-5, atol=1e-5)
+
+
 def test_mixing_is_noticed() -> None:
     """The control of everything below."""
     with PretendedCards() as cards:
@@ -192,8 +197,7 @@ def test_a_pass_with_slots_and_its_gradients(
         return logits, [p.grad for p in module.bridge.parameters() if p.grad is not None]
 
     (logits, gradients), (expected, wanted) = step(split), step(whole)
-    # The unembedding is given more rows there, and sums in another order.
-    torch.testing.assert_close(logits.cpu(), expected, rtol=1e-5, atol=1e-5)
+    assert close(logits, expected)
     assert len(gradients) == len(wanted) > 0
     for found, known in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(found.cpu(), known, rtol=1e-5, atol=1e-7)
@@ -220,7 +224,7 @@ def test_guided_decoding(split: "FrozenBackbone", whole: "FrozenBackbone", layer
     for found, wanted in zip(decode(split), decode(whole), strict=True):
         assert found.ids == wanted.ids
         for name in ("harm_score", "trigger_score", "correction_norm", "slot_attention"):
-            assert same(getattr(found.trace, name), getattr(wanted.trace, name)), name
+            assert close(getattr(found.trace, name), getattr(wanted.trace, name)), name
 
 
 def test_a_cache_keeps_the_keys_of_a_block_where_the_block_is(split: "FrozenBackbone") -> None:
