@@ -54,8 +54,9 @@ def plain_logits(model: PreTrainedModel) -> Float[Tensor, "token vocab"] | None:
         return None
     weight = model.get_input_embeddings().weight
     assert isinstance(weight, Tensor)
+    model.eval()  # type: ignore[no-untyped-call]
     try:
-        logits = model.eval()(_tokens(weight.device), use_cache=False).logits
+        logits = model(_tokens(weight.device), use_cache=False).logits
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise BackboneError(
             f"{type(model).__name__} cannot run as its configuration has it: {first_line(error)}"
@@ -129,19 +130,18 @@ def _beside_hidden(backbone: FrozenBackbone) -> Tensor:
     column = torch.arange(total, device=fed.device)
     hidden = (column[:, None] != _HIDDEN) & (column[None, :] == _HIDDEN)
     cache = backbone.new_cache(total)
-    parts = []
-    for start, stop in ((0, _HIDDEN + 1), (_HIDDEN + 1, total)):
+
+    def feed(start: int, stop: int) -> Tensor:
         rows = slice(start, stop)
-        marked = hidden[rows, :stop]
-        with backbone.hide_keys(range(backbone.n_layers), lambda marked=marked: marked):
-            parts.append(
-                backbone.forward(
-                    fed[:, rows],
-                    mask=mask[:, :, rows, :stop],
-                    position_ids=positions[:, rows],
-                    cache=cache,
-                )
+        with backbone.hide_keys(range(backbone.n_layers), lambda: hidden[rows, :stop]):
+            return backbone.forward(
+                fed[:, rows],
+                mask=mask[:, :, rows, :stop],
+                position_ids=positions[:, rows],
+                cache=cache,
             )
+
+    parts = [feed(0, _HIDDEN + 1), feed(_HIDDEN + 1, total)]
     logits = torch.cat(parts, dim=1)[0].float().cpu()
     return logits[column.cpu() != _HIDDEN]
 
