@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from workbench.svgt import ValueModule
 
 TOLERANCE = 1e-5
+# A gradient sums roundings over all tokens and blocks, and TransformerLens splits fused projections.
+GRADIENT_TOLERANCE = 5e-5
 PROMPTS = ([7, 3, 20, 41, 5, 33, 18, 29, 12, 50], [11, 5])  # one is longer than a window
 RESPONSES = ([9, 4, 8], [6])
 N_SLOTS = 2
@@ -42,7 +44,8 @@ class Pair:
             assert found[name].dtype == tensor.dtype, name
             scale = tensor.abs().max()
             assert scale > 0, f"{name}: zeros would agree whatever was measured"
-            assert (found[name] - tensor).abs().max() <= TOLERANCE * scale, name
+            bound = GRADIENT_TOLERANCE if name.startswith("gradient") else TOLERANCE
+            assert (found[name] - tensor).abs().max() <= bound * scale, name
         return expected
 
 
