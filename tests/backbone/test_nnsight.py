@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from workbench.svgt import ValueModule
 
 TOLERANCE = 1e-5
-# A gradient sums roundings over all tokens and blocks, and TransformerLens splits fused projections.
+# A gradient sums roundings over tokens and blocks, and TransformerLens splits fused projections.
 GRADIENT_TOLERANCE = 5e-5
 PROMPTS = ([7, 3, 20, 41, 5, 33, 18, 29, 12, 50], [11, 5])  # one is longer than a window
 RESPONSES = ([9, 4, 8], [6])
