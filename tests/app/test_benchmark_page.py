@@ -167,7 +167,10 @@ def test_a_lonely_label_stands_at_its_point() -> None:
 
 
 def test_the_heat_map_holds_each_context_with_its_interval(board: Board) -> None:
-    (heat,) = context_figure(board, "harm_rate").data
+    figure = context_figure(board, "harm_rate")
+    (heat,) = figure.data
+    titles = (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text)
+    assert titles == ("method", "context frame")
     assert (list(heat.y), list(heat.x)) == (["fiction", "direct"], ["none", "svgt"])
     assert [["–" if np.isnan(v) else v for v in line] for line in heat.z] == [
         ["–", 25.0],
@@ -299,6 +302,17 @@ def test_an_empty_folder_names_the_command(
     app = open_page(tmp_path, view=view)
     assert not app.exception
     assert command in said(app.info)
+
+
+def test_a_folder_without_such_runs_names_one_with_some(
+    board: Board, tmp_path: Path, open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_board(tmp_path / "runs" / "own", board)
+    write_ablations(tmp_path / "docs" / "results" / "shipped", ablation_records())
+    monkeypatch.chdir(tmp_path)
+    app = open_page(tmp_path / "runs", view="ablations")
+    assert "Some are in `docs/results`: choose above." in said(app.info)
+    assert "Some are in" not in said(open_page(tmp_path / "runs").info)
 
 
 def test_a_missing_folder_and_one_of_another_kind(tmp_path: Path, open_page: Open) -> None:

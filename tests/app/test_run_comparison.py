@@ -10,9 +10,11 @@ from workbench.errors import RunError
 from workbench.export.run_comparison import (
     compare,
     comparison_figure,
+    comparison_help,
     comparison_table,
     shared_metrics,
 )
+from workbench.export.training_figures import training_text
 from workbench.statistics import Interval, independent_difference
 
 
@@ -47,6 +49,26 @@ def test_what_differs_between_runs_keeps_no_place_apart() -> None:
     assert [len(trace.x) for trace in comparison_figure(found).data] == [2, 1]
     assert compare(RUNS, "harm_rate", frames=True).places[-1] == "frames, fiction"
     assert shared_metrics(RUNS) == ["harm_rate"]
+
+
+def test_a_training_speaks_of_its_validation_set_and_promises_no_bars() -> None:
+    def trained(accuracy: float) -> list[Mapping[str, object]]:
+        return [{"stage": "conditional", "metric": "accuracy", "estimate": accuracy, "n": 9}]
+
+    found = compare({"a": trained(0.75), "b": trained(0.5)}, "accuracy", frames=False)
+    assert found.text.title == "accuracy on the validation set (%, higher is better)"
+    assert comparison_table(found)["b − a"].tolist() == ["-25.00"]
+    assert "bar" not in comparison_help(comparison_figure(found))
+    measured = compare(RUNS, "harm_rate", frames=False)
+    assert "its bar the 95% interval" in comparison_help(comparison_figure(measured))
+    judged = [{"metric": "accuracy", "judge": "rules", "estimate": 0.5}]
+    found = compare({"a": judged, "b": judged}, "accuracy", frames=False)
+    assert found.text.name == "answers equal to people's"
+    mixed = ("trigger_auroc", "selection", "harm_rate", "texts training")
+    assert [training_text(metric).name for metric in mixed] == [
+        "AUROC of the trigger on the validation set", "validation loss", "harmful compliance",
+        "texts training",
+    ]  # fmt: skip
 
 
 def test_two_rows_for_one_place_are_no_guess() -> None:

@@ -41,6 +41,8 @@ _NEUTRAL = "#7f7f7f"
 _HEIGHT = 500
 _FRAME = 86
 """Pixels of a figure's height that its margins, ticks and axis title take."""
+_HEAT_FRAME = 115
+"""The same of a heat map, without its ticks."""
 _AROUND = 0.07
 _ROW = 26
 _LETTER = 6.5
@@ -194,7 +196,8 @@ def context_figure(board: Board, metric: str, split: str = ALL) -> go.Figure:
         )
     )
     below = _LETTER * max((len(method) for method in methods), default=0)
-    dress(figure, x="", y="", height=int(90 + 0.75 * below + _ROW * max(3, len(frames))))
+    height = int(_HEAT_FRAME + 0.75 * below + _ROW * max(3, len(frames)))
+    dress(figure, x="method", y="context frame", height=height)
     figure.update_xaxes(tickangle=-40, showgrid=False, type="category", side="bottom")
     figure.update_yaxes(autorange="reversed", showgrid=False, type="category", ticklabelstandoff=6)
     return figure.update_layout(showlegend=False)

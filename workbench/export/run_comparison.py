@@ -11,13 +11,9 @@ from workbench.errors import RunError
 from workbench.export.figures import dress
 from workbench.export.palette import MARKERS, SERIES
 from workbench.export.summaries import ALL_FRAMES, MetricText, metric_text
+from workbench.export.training_figures import training_text
 from workbench.statistics import Interval, independent_difference
 
-COMPARISON_HELP = (
-    "A dot is a run's estimate, its bar the 95% interval stored with it. The table's differences "
-    "are against the first run; their intervals take the runs as independent, so for runs on the "
-    "same prompts they are wider than need be."
-)
 _KEYS = (
     "backbone", "method", "guidance", "config", "probe", "head", "x",
     "ablation", "reference", "variant", "judge", "against", "property", "partial", "stage",
@@ -66,6 +62,12 @@ def shared_metrics(runs: Mapping[str, Sequence[Row]]) -> list[str]:
     return [name for name in names if sum(name in run for run in measured) > 1]
 
 
+def text_of(runs: Mapping[str, Sequence[Row]], metric: str) -> MetricText:
+    """How the metric is written; a stage of a training gives some names a meaning of their own."""
+    own = [row for rows in runs.values() for row in rows if row.get("metric") == metric]
+    return training_text(metric) if any(row.get("stage") for row in own) else metric_text(metric)
+
+
 def compare(runs: Mapping[str, Sequence[Row]], metric: str, *, frames: bool) -> Comparison:
     """Line up one metric of several runs.
 
@@ -91,7 +93,7 @@ def compare(runs: Mapping[str, Sequence[Row]], metric: str, *, frames: bool) -> 
                 raise RunError(f"{name} measured {metric} twice for '{place}': nothing to line up")
             estimates[place, name] = _interval(row)
     places = tuple(dict.fromkeys(place for place, _ in estimates))
-    return Comparison(metric, metric_text(metric), tuple(runs), places, estimates)
+    return Comparison(metric, text_of(runs, metric), tuple(runs), places, estimates)
 
 
 def comparison_table(found: Comparison) -> pd.DataFrame:
@@ -105,6 +107,21 @@ def comparison_table(found: Comparison) -> pd.DataFrame:
             _cell(found.difference(place, run), found, signed=True) for place in found.places
         ]
     return pd.DataFrame(columns)
+
+
+def comparison_help(figure: go.Figure) -> str:
+    """How to read :func:`comparison_figure`, of intervals only where some are drawn."""
+    ends = [end for trace in figure.data for end in trace.error_x.array]
+    if all(math.isnan(end) for end in ends):
+        return (
+            "A dot is a run's estimate; these runs stored no intervals with it. The table's "
+            "differences are against the first run."
+        )
+    return (
+        "A dot is a run's estimate, its bar the 95% interval stored with it. The table's "
+        "differences are against the first run; their intervals take the runs as independent, so "
+        "for runs on the same prompts they are wider than need be."
+    )
 
 
 def comparison_figure(found: Comparison) -> go.Figure:

@@ -5,6 +5,7 @@ import plotly.graph_objects as go
 
 from workbench.export.figures import dress
 from workbench.export.palette import MARKERS, SERIES
+from workbench.export.summaries import MetricText, metric_text
 
 STAGE_NAMES: dict[str, str] = {
     "unconditional": "Stage 1: texts",
@@ -38,6 +39,28 @@ _LOSSES: dict[str, str] = {
     "norm": "norm",
     "selection": "validation loss",
 }
+_SCORES = ("accuracy", "f1", "auroc", "bce")
+_SCORED = {
+    "": "", "trigger": " of the trigger", "response": " of responses alone",
+    "ambiguous": " of ambiguous responses",
+}  # fmt: skip
+"""Whose scores these are, by what stands before the metric's name."""
+
+
+def training_text(metric: str) -> MetricText:
+    """How a validation metric of a training is written; a reply's rates as anywhere else."""
+    prefix, _, score = metric.rpartition("_")
+    if metric in _LOSSES:
+        return MetricText(_LOSSES[metric], "nats", 1.0, "lower is better", 2)
+    if score not in _SCORES or prefix not in _SCORED:
+        return metric_text(metric)
+    told = f"{_SCORED[prefix]} on the validation set"
+    return {
+        "accuracy": MetricText(f"accuracy{told}", "%", 100.0, "higher is better"),
+        "f1": MetricText(f"F1{told}", "share", 1.0, "1 is perfect", 2),
+        "auroc": MetricText(f"AUROC{told}", "0.5 is chance", 1.0, "1 is perfect", 2),
+        "bce": MetricText(f"cross-entropy{told}", "nats", 1.0, "lower is better", 2),
+    }[score]
 
 
 def stages_in(curves: pd.DataFrame) -> list[str]:

@@ -7,7 +7,7 @@ from workbench.export.palette import GUIDED, SERIES, UNGUIDED
 METHOD_TEXT = (
     "The method. A prompt runs through the frozen blocks of the model. At block L the value module "
     "reads the states, finds a harm score, corrects it in its value space, and writes bridge "
-    "tokens into slots behind the prompt. The blocks above attend to them, and the reply changes."
+    "tokens into slots behind the prompt. The blocks above L see them, and the reply changes."
 )
 _BRIDGE = SERIES[2]
 _VIEW = "0 56 1160 332"
@@ -87,7 +87,7 @@ def _arrows(ink: _Ink) -> str:
         + _arrow(ink, "M 590 300 V 270", _BRIDGE)
         + _note(ink, 452, 286, "reads", "end")
         + _note(ink, 604, 286, "writes if s &gt; 0", "start")
-        + _note(ink, 840, 276, "attention reads the bridge")
+        + _note(ink, 840, 276, "blocks above L see the bridge")
     )
 
 

@@ -60,7 +60,9 @@ def listed_runs(
         st.warning(f"**{broken.name}** cannot be read: {broken.problem}", icon=":material/warning:")
     runs = [run for run in runs if wanted(run)]
     if not runs:
-        st.info(f"No such run in `{root}`. {first_run}")
+        elsewhere = " and ".join(f"`{other}`" for other in holding if other != root)
+        some = f"Some are in {elsewhere}: choose above. " if elsewhere else ""
+        st.info(f"No such run in `{root}`. {some}{first_run}")
     return runs
 
 

@@ -17,13 +17,13 @@ from workbench.export.exhibits import exhibits_of
 from workbench.export.exhibits.kinds import FIT, JUDGE
 from workbench.export.probe_runs import PROBES, open_probe, run_kind
 from workbench.export.run_comparison import (
-    COMPARISON_HELP,
     compare,
     comparison_figure,
+    comparison_help,
     comparison_table,
     shared_metrics,
+    text_of,
 )
-from workbench.export.summaries import metric_text
 from workbench.pages import anchoring_output, directions_output, train_output
 from workbench.pages.benchmark_ablations import show_ablations
 from workbench.pages.benchmark_output import show_board
@@ -192,14 +192,14 @@ def _side_by_side(rows: Mapping[str, Sequence[Mapping[str, object]]]) -> None:
         del st.session_state["compared_metric"]  # other runs had it
     metric = left.selectbox(
         "Metric", metrics, key="compared_metric", bind="query-params",
-        format_func=lambda name: metric_text(name).name,
+        format_func=lambda name: text_of(rows, name).name,
     )  # fmt: skip
     frames = right.toggle("Single frames too", key="compared_frames", bind="query-params")
     found = compare(rows, metric, frames=frames)
     if len(found.places) <= _MOST_PLACES:
         figure_block(
             comparison_figure(found), key=f"compared-{metric}", title=found.text.title,
-            how_to_read=COMPARISON_HELP,
+            how_to_read=comparison_help,
         )  # fmt: skip
     else:
         st.caption(f"{len(found.places)} places are too many for a figure: read the table.")
