@@ -280,7 +280,34 @@ def test_dilution_has_a_line_for_every_route_and_grey_controls() -> None:
     assert list(drawn["bridge, turn, full"].x) == ["0", "64"]
     assert list(drawn["bridge, turn, full"].y) == [1.0, 0.6]
     assert drawn["random, turn, full"].line.color == GREY
+    assert not figure.layout.annotations
     assert all("(" in text for text in DILUTION_METRICS.values())
+
+
+def test_every_text_and_reach_of_dilution_has_a_panel_with_the_same_looks() -> None:
+    arms, routes = ("bridge", "random", "bridge-random"), ("turn/full", "turn/window", "talk/full")
+    records = [
+        record("dilution_margin", column + x, estimator=f"{arm}/{route}", x=x)
+        for column, route in enumerate(routes)
+        for arm in arms
+        for x in (0.0, 64.0)
+    ]
+    figure = dilution_figure(records)
+    drawn = [trace for trace in figure.data if trace.name]
+    assert [note.text for note in figure.layout.annotations] == [
+        "turn, full", "turn, window", "talk, full",
+    ]  # fmt: skip
+    assert {(t.name, t.xaxis): t.y[0] for t in drawn} == {
+        (arm, axis): float(column) for column, axis in enumerate(("x", "x2", "x3")) for arm in arms
+    }
+    looks = {(t.name, t.line.color, t.line.dash, t.marker.symbol) for t in drawn}
+    assert len(looks) == len({color for _, color, _, _ in looks}) == len(arms)
+    assert [name for name, color, _, _ in looks if color == GREY] == ["random"]
+    assert [t.name for t in drawn if t.showlegend] == list(arms)
+    low, high = figure.layout.yaxis.range
+    assert low < 0.0
+    assert high > 66.0
+    assert figure.layout.yaxis3.range == (low, high)
 
 
 # --------------------------------------------------------------------------------- reliability

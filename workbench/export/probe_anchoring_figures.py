@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 from probes.anchoring.interventions import INTERVENTIONS, OFF_MANIFOLD
 from probes.records import Record
 from workbench.export.figures import dress
-from workbench.export.palette import ATTENTION_SCALE, GUIDED, UNGUIDED
+from workbench.export.palette import ATTENTION_SCALE, GUIDED, SERIES, UNGUIDED
 from workbench.export.probe_plots import (
     AGREEMENT_SCALE,
     GREY,
@@ -83,6 +83,11 @@ _WRITTEN_ONCE = 0.0
 _REPLY_AXIS = "token of the reply (index)"
 _MOST_HEADS = 5
 _CONTROL_LOOK = Look(GREY, "x", "dot")
+_DILUTION_LOOKS = {
+    "bridge": Look(GUIDED, "diamond"),
+    "random": _CONTROL_LOOK,
+    "bridge-random": Look(SERIES[3], "square", "dash"),
+}
 
 
 # ------------------------------------------------------------------------------- how to read them
@@ -174,12 +179,15 @@ def trajectory_help(figure: go.Figure) -> str:
 
 def dilution_help(figure: go.Figure) -> str:
     """How to read :func:`dilution_figure`."""
-    controls = any(name.startswith("random") for name in drawn_names(figure))
+    names = drawn_names(figure)
+    controls = any(name.startswith("random") for name in names)
+    contrast = any(name.startswith("bridge-random") for name in names)
     return caption(
         "What is left of the bridge after that many tokens of harmless text between slots and "
         "decision.",
         ("Bands: 95% intervals.", shows_intervals(figure)),
         ("Grey and dotted: a random bridge of equal size.", controls),
+        ("Dashed: the bridge minus that.", contrast),
     )
 
 
@@ -430,27 +438,38 @@ def trajectory_figure(records: Iterable[Record], site: str = "score") -> go.Figu
 
 
 def dilution_figure(records: Iterable[Record], metric: str = "dilution_margin") -> go.Figure:
-    """What is left of the bridge after ever more tokens, one line an arm, stretch and reach."""
-    found = chosen(records, metric=metric)
-    if not any(_measured(record) for record in found):
+    """What is left of the bridge after ever more tokens, one line an arm.
+
+    Every kind of text and reach of attention has controls of its own, so each gets a panel; all
+    panels share one vertical scale. Of a single one the lines name it instead.
+    """
+    found = [record for record in chosen(records, metric=metric) if _measured(record)]
+    if not found:
         return empty_figure("no dilution in these records")
-    figure = go.Figure()
-    for number, name in enumerate(distinct(record.estimator for record in found)):
-        course = [record for record in _by_x(chosen(found, estimator=name)) if _measured(record)]
-        points = [Point.of(f"{record.x:.0f}", record, Form(3)) for record in course]
-        style = look(number)
-        if name.startswith("random/"):
-            style = replace(style, colour=GREY, dash="dot")
-        figure.add_traces(line_with_band(name.replace("/", ", "), points, style))
-    dress(
-        figure, x="tokens between slots and decision (not to scale)", y=DILUTION_METRICS[metric],
-        height=460,
+    routes = distinct(_route(record) for record in found)
+    many = len(routes) > 1
+    figure = make_subplots(
+        1, len(routes), shared_yaxes=True, horizontal_spacing=0.03,
+        subplot_titles=[route.replace("/", ", ") for route in routes] if many else None,
     )  # fmt: skip
-    order = sorted({record.x for record in found})
+    named: set[str] = set()
+    for column, route in enumerate(routes, start=1):
+        panel = [record for record in found if _route(record) == route]
+        for traces in _dilution_lines(panel, by_arm=many):
+            line = traces[-1]
+            line.showlegend = line.name not in named
+            named.add(line.name)
+            figure.add_traces(traces, 1, column)
+    title = "tokens between slots<br>and decision (not to scale)"
+    dress(figure, x=title if many else title.replace("<br>", " "), y="", height=460)
+    figure.update_yaxes(range=_shared_range(found))
+    figure.update_yaxes(title_text=DILUTION_METRICS[metric], col=1)
+    order = sorted({record.x for record in found if not math.isnan(record.x)})
     figure.update_xaxes(
         type="category", categoryorder="array", categoryarray=[f"{x:.0f}" for x in order]
     )
-    figure.update_layout(margin={"t": 36 + 22 * (len(figure.data) // 6)})
+    if many:  # the legend stands above the headings of panels
+        figure.update_layout(legend={"y": 1.08}, margin={"t": 64})
     return figure
 
 
@@ -476,6 +495,28 @@ def _head_panels(panels: dict[str, list[Record]], scale: Scale, form: Form) -> g
     dress(figure, x="head", y="", height=46 * len(layers) + 150)
     figure.update_xaxes(type="category")
     return tidy_heat_map(figure)
+
+
+def _route(record: Record) -> str:
+    """Kind of text and reach of attention: what follows the arm in ``bridge/turn/full``."""
+    return record.estimator.partition("/")[2]
+
+
+def _dilution_lines(records: Sequence[Record], *, by_arm: bool) -> Iterable[list[go.Scatter]]:
+    """Line and band of every arm, in the look that the arm has in every panel."""
+    for estimator in distinct(record.estimator for record in records):
+        arm = estimator.partition("/")[0]
+        course = _by_x(chosen(records, estimator=estimator))
+        points = [Point.of(f"{record.x:.0f}", record, Form(3)) for record in course]
+        name = arm if by_arm else estimator.replace("/", ", ")
+        yield line_with_band(name, points, _DILUTION_LOOKS.get(arm, look(0)))
+
+
+def _shared_range(records: Iterable[Record]) -> list[float]:
+    """From the lowest to the highest end of all intervals, with a little room."""
+    ends = _finite(end for r in records for end in (r.estimate, r.low, r.high))
+    room = 0.05 * (max(ends) - min(ends)) or 0.05
+    return [min(ends) - room, max(ends) + room]
 
 
 def _by_x(records: Sequence[Record]) -> list[Record]:

@@ -53,7 +53,8 @@ def fitting_width(figure: go.Figure) -> float:
     names = [name for _, name in _legend_entries(figure)]
     points = [n for n in figure.layout.annotations if n.xref != "paper" and n.ax is not None]
     crowded = (
-        len(heat) > 1
+        len(panels) > 2
+        or len(heat) > 1
         or any(len(trace.x) > _MOST_COLUMNS for trace in heat)
         or len(names) > _MOST_LEGEND_ROWS * _legend_columns(names, SINGLE)
         or (not heat and any(len(panel.x.categories) > _MOST_NAMES for panel in panels))
