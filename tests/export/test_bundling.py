@@ -103,6 +103,9 @@ def test_the_document_compiles(make_run: MakeRun, tmp_path: Path) -> None:
     options = [] if engine == "tectonic" else ["-interaction=nonstopmode", "-halt-on-error"]
     subprocess.run([engine, *options, "paper.tex"], cwd=out, check=True, capture_output=True)
     assert (out / "paper.pdf").stat().st_size > 20_000
+    if shutil.which("pdftotext"):
+        text = subprocess.run(["pdftotext", "paper.pdf", "-"], cwd=out, check=True, stdout=-1).stdout
+        assert text.index(b"evaluate (evaluate)") < text.index(b"Table 1")
 
 
 def test_refusals_say_what_to_do(make_run: MakeRun, tmp_path: Path) -> None:

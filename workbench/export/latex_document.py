@@ -10,6 +10,10 @@ _PREAMBLE = r"""\documentclass{article}
 \usepackage[letterpaper, textwidth=6.75in, textheight=9in]{geometry}
 \usepackage{booktabs}
 \usepackage{graphicx}
+\makeatletter
+\renewcommand{\fps@table}{htbp}
+\renewcommand{\fps@figure}{htbp}
+\makeatother
 \begin{document}
 \nocite{*}
 """
@@ -42,7 +46,8 @@ def _section(run: RunContents, widths: dict[tuple[str, str], float]) -> str:
         for figure in run.exhibits.figures
         if (run.name, figure.name) in widths
     ]
-    lines = [rf"\section*{{{escape(run.name)} ({escape(run.record.kind)})}}"]
+    heading = rf"\section*{{{escape(run.name)} ({escape(run.record.kind)})}}"
+    lines = [heading, r"\suppressfloats[t]"]  # no table above the heading of its run
     for number, text in enumerate(floats, start=1):
         lines.append(text)
         if number % _EVERY == 0:
