@@ -83,6 +83,52 @@ def test_a_bundle_holds_everything_and_its_hashes_are_true(
     assert f"{digest}  bundle.zip\n" in outer
 
 
+def test_each_readme_lists_the_files_beside_it(make_run: MakeRun, tmp_path: Path) -> None:
+    run, out = make_run("evaluate"), tmp_path / "out"
+    export_runs([run], ["csv", "latex", "pdf", "svg", "bundle"], out)
+    outer = (out / "README.md").read_text()
+    with zipfile.ZipFile(out / "bundle.zip") as archive:
+        inner = archive.read("export/README.md").decode()
+    only_inside = (
+        "RUN/figures.html", "RUN/run.json", "environment.json", "requirements.txt",
+        "RUN/figures/*.png",
+    )  # fmt: skip
+    for name in only_inside:
+        assert f"- `{name}`" not in outer
+        assert f"- `{name}`" in inner
+    for name in ("RUN/records/", "RUN/figures/*.pdf", "RUN/figures/*.svg", "paper.tex"):
+        assert f"- `{name}`" in outer
+        assert f"- `{name}`" in inner
+    assert "- `bundle.zip`" in outer
+    assert "- `bundle.zip`" not in inner
+
+
+def test_a_committed_copy_says_how_it_was_measured(make_run: MakeRun, tmp_path: Path) -> None:
+    run, out = make_run("benchmark", "board"), tmp_path / "out"
+    record = json.loads((run / "run.json").read_text())
+    copying = {"git": {"revision": "c0", "dirty": True}}
+    record["provenance"] |= {"argv": ["benchmarks/leaderboard.py", "report"], **copying}
+    (run / "run.json").write_text(json.dumps(record))
+    export_runs([run], ["csv"], out)
+    text = (out / "README.md").read_text()
+    assert "`c0`, with uncommitted changes (of the copying)" in text
+    assert "# board is a committed copy" in text
+    assert "\npython benchmarks/leaderboard.py tune --backbones tiny\n" in text
+    assert "\npython benchmarks/leaderboard.py run --backbones tiny\n" in text
+    assert "\npython benchmarks/leaderboard.py report\n" in text
+
+    measured = {
+        "git": {"revision": "m1", "dirty": False}, "time": "2026-01-02T03:04:05+00:00",
+        "device": {"name": "cpu", "hardware": "Abacus 3"}, "platform": "Linux-6",
+    }  # fmt: skip
+    (run / "summary.json").write_text(json.dumps({"rows": [], "measured": measured}))
+    export_runs([run], ["csv"], out, overwrite=True)
+    text = (out / "README.md").read_text()
+    assert "| finished | `m1` |" in text
+    assert "c0" not in text
+    assert "board was measured at 2026-01-02T03:04:05+00:00 on cpu (Abacus 3), Linux-6." in text
+
+
 def test_two_exports_are_equal_byte_for_byte(make_run: MakeRun, tmp_path: Path) -> None:
     run = make_run("evaluate")
     for name in ("a", "b"):
@@ -104,7 +150,8 @@ def test_the_document_compiles(make_run: MakeRun, tmp_path: Path) -> None:
     subprocess.run([engine, *options, "paper.tex"], cwd=out, check=True, capture_output=True)
     assert (out / "paper.pdf").stat().st_size > 20_000
     if shutil.which("pdftotext"):
-        text = subprocess.run(["pdftotext", "paper.pdf", "-"], cwd=out, check=True, stdout=-1).stdout
+        command = ["pdftotext", "paper.pdf", "-"]
+        text = subprocess.run(command, cwd=out, check=True, capture_output=True).stdout
         assert text.index(b"evaluate (evaluate)") < text.index(b"Table 1")
 
 

@@ -214,7 +214,7 @@ def write_tree(
     if provenance:
         write_json(target / "environment.json", environment())
         _text(target / "requirements.txt", "".join(f"{pin}\n" for pin in installed_packages()))
-    _text(target / README_FILE, readme(runs, request))
+    _text(target / README_FILE, readme(runs, request, target))
     _text(target / SUMS_FILE, _sums(target))
 
 

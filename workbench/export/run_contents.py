@@ -8,7 +8,7 @@ import pandas as pd
 
 from workbench.errors import ExportError
 from workbench.export.exhibits import Exhibits, exhibits_of
-from workbench.runs import SUMMARY_FILE, RunFolder, RunRecord, read_parquet
+from workbench.runs import SUMMARY_FILE, RunFolder, RunRecord, read_json, read_parquet
 
 FINISHED = "finished"
 
@@ -23,6 +23,7 @@ class RunContents:
         record: Content of its ``run.json``.
         records: Its tables by name: every Parquet file, and the rows of ``summary.json``.
         exhibits: Tables and figures for a paper.
+        measured: Of a copy that knows: where and with what its run was measured; else nothing.
     """
 
     name: str
@@ -30,6 +31,7 @@ class RunContents:
     record: RunRecord
     records: Mapping[str, pd.DataFrame]
     exhibits: Exhibits
+    measured: Mapping[str, object]
 
     @property
     def finished(self) -> bool:
@@ -82,9 +84,12 @@ def _read(path: Path, name: str, partial: bool) -> RunContents:
         for file in sorted(run.path.glob("*.parquet"))
         if file.is_file()
     }
+    measured: object = None
     if run.file(SUMMARY_FILE).exists():
+        measured = read_json(run.file(SUMMARY_FILE)).get("measured")
         records["summary"] = pd.DataFrame(run.read_summary())
     records = {name: frame for name, frame in records.items() if not frame.empty}
     if not records and not exhibits.tables and not exhibits.figures:
         raise ExportError(f"{path} holds no records: there is nothing to export")
-    return RunContents(name, path, run.record, records, exhibits)
+    known = measured if isinstance(measured, Mapping) else {}
+    return RunContents(name, path, run.record, records, exhibits, known)
