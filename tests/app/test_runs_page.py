@@ -204,7 +204,7 @@ def test_a_judge_run_shows_what_was_scored_and_how_far_judges_agree(
 def test_an_address_that_names_no_run_is_told(root: Path, open_runs: Open) -> None:
     app = open_runs(root, run="gone")
     assert not app.exception
-    assert "not here: gone" in said(app.warning)
+    assert "not here: `gone`" in said(app.warning)
     chosen = app.selectbox(key="run").value
     assert [header.value for header in app.subheader] == [chosen]
     assert app.query_params["run"] == chosen
@@ -286,6 +286,15 @@ def test_filters_by_kind_status_and_words(root: Path, open_runs: Open) -> None:
     assert listed(status="finished") == ["deep/er/second", "first"]
     assert listed(find="NEEDLE") == ["broken off"]
     assert listed(find="nowhere") == []
+
+
+def test_an_address_that_names_no_kind_or_status_is_told_once(root: Path, open_runs: Open) -> None:
+    app = open_runs(root, kind="nonsense", status="finished")
+    assert [warning.value for warning in app.warning] == [
+        "The address asks for what is not here: `nonsense`."
+    ]
+    assert not app.multiselect(key="kind").value
+    assert not app.run().warning
 
 
 def test_two_runs_side_by_side(root: Path, open_runs: Open) -> None:

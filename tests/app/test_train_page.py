@@ -70,8 +70,15 @@ def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunFolder]:
     run.close()
 
 
+def test_an_address_that_names_no_recipe_or_size_is_told(open_page: Open) -> None:
+    app = open_page("train", recipe="nonsense", size="7/8")
+    assert "not here: `nonsense`" in said(app.warning)
+    assert "not here: `7/8`" in said(app.warning)
+
+
 def test_the_form_becomes_a_command(open_page: Open, started: list[Any]) -> None:
     app = open_page("train", backbone="testbed-gpt2", recipe="paper", size="1/10", seed="4")
+    assert not app.warning
     assert not app.exception
     assert "No training yet" in said(app.info)
     app.button(key="start").click().run()

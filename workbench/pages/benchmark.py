@@ -13,7 +13,7 @@ from workbench.pages.choosing import NO_GUIDANCE, backbone_box, read_seed, seed_
 from workbench.pages.composing import FIRST_PROMPT, surprise
 from workbench.pages.guard import told_in_words
 from workbench.pages.run_choice import chosen_folder
-from workbench.pages.widgets import start_with
+from workbench.pages.widgets import start_with, tell_unknown
 from workbench.testbed.registry import EMBEDDED
 from workbench.testbed.splits import TEST_SPLITS
 
@@ -167,6 +167,7 @@ def _guidances(backbone: str) -> tuple[str, ...]:
 
 
 def _guidance_box(label: str, key: str, options: tuple[str, ...], *, first: str) -> str:
+    tell_unknown(key, options)
     if st.session_state.get(key, first) not in options:
         del st.session_state[key]  # it belonged to another backbone
     chosen = st.selectbox(

@@ -32,7 +32,7 @@ from workbench.pages.benchmark_output import sortable_table
 from workbench.pages.probe_output import Panel, choice, show_panels
 from workbench.pages.run_browser import RunView
 from workbench.pages.run_choice import tell_unfinished
-from workbench.pages.widgets import download
+from workbench.pages.widgets import download, tell_unknown
 
 _TABLE_HELP = (
     "Test splits; shares in percent, Δ in points against the reference on the same prompts with "
@@ -64,6 +64,7 @@ def show_ablations(run: RunView) -> None:
 
 def _ablation_box(ablations: Sequence[str]) -> str:
     """Ask for an ablation, and say what it asks."""
+    tell_unknown("ablation", ablations)
     if st.session_state.get("ablation", ablations[0]) not in ablations:
         del st.session_state["ablation"]  # it belonged to another run
     chosen = str(st.selectbox("Ablation", ablations, key="ablation", bind="query-params"))

@@ -5,6 +5,7 @@ import streamlit as st
 from workbench.errors import ConfigError
 from workbench.export.guidance_words import guidance_text
 from workbench.pages.catalogue import BACKBONES, FOLDER, config_names, method_names
+from workbench.pages.widgets import tell_unknown
 
 NO_GUIDANCE = "none"
 _GREATEST_SEED = 2**31 - 1
@@ -12,6 +13,7 @@ _GREATEST_SEED = 2**31 - 1
 
 def backbone_box() -> str:
     """Ask for a backbone: an embedded name or a checkpoint folder."""
+    tell_unknown("backbone", BACKBONES)
     chosen = st.selectbox(
         "Backbone",
         BACKBONES,
@@ -38,6 +40,7 @@ def module_box(backbone: str, *, without: str | None, help_: str) -> str:
     """
     names = config_names(backbone)
     options = (*names, *([] if without is None else [without]), FOLDER)  # the first: the default
+    tell_unknown("config", options)
     if st.session_state.get("config", options[0]) not in options:
         del st.session_state["config"]  # it belonged to another backbone
     chosen = st.selectbox(
@@ -62,6 +65,7 @@ def guidance_box(backbone: str) -> str:
     """
     configs = tuple(f"svgt:{name}" for name in config_names(backbone))
     options = (*configs, *method_names(backbone), NO_GUIDANCE, FOLDER)
+    tell_unknown("guidance", [_guidance_name(option) for option in options])
     if st.session_state.get("guidance", options[0]) not in options:
         del st.session_state["guidance"]  # it belonged to another backbone
     chosen = st.selectbox(

@@ -36,6 +36,7 @@ from workbench.pages.directions import RESIDUAL_ONLY, DirectionsRequest
 from workbench.pages.loading import LoadedBackbone, get_backbone, get_module
 from workbench.pages.probe_output import Panel, choice, record_tables, run_facts, show_panels
 from workbench.pages.remembering import remembered
+from workbench.pages.widgets import tell_unknown
 from workbench.testbed.crossed import crossed_examples
 
 _RESULT = "directions-result"
@@ -210,6 +211,7 @@ def _place(records: Sequence[Record]) -> tuple[str, int | None]:
     found = chosen(records, metric="reliability")
     sites = distinct(record.site for record in found)
     with left:
+        tell_unknown("site", [site_text(site) for site in sites])
         if st.session_state.get("site") not in sites:
             st.session_state.pop("site", None)  # it belonged to other records
         site = st.selectbox("Site", sites, format_func=site_text, key="site", bind="query-params")
@@ -219,6 +221,7 @@ def _place(records: Sequence[Record]) -> tuple[str, int | None]:
     if st.session_state.get("layer") not in layers:
         st.session_state.pop("layer", None)
     with right:
+        tell_unknown("layer", [layer_text(layer) for layer in layers])
         layer = st.select_slider(
             "Layer", layers, value=layers[-1], format_func=layer_text, key="layer",
             bind="query-params",

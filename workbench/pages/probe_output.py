@@ -16,7 +16,7 @@ from workbench.export.probe_tables import (
     records_csv,
     records_latex,
 )
-from workbench.pages.widgets import download, figure_block
+from workbench.pages.widgets import download, figure_block, tell_unknown
 
 _MOST_ROWS, _TABLE_HEIGHT = 12, 520
 _LEAST_WIDTH = 620
@@ -75,6 +75,8 @@ def choice(label: str, names: Mapping[str, str], key: str) -> str:
         key: Of the widget, and in the address.
     """
     options = list(names)
+    if len(options) > 1:
+        tell_unknown(key, list(names.values()))
     if st.session_state.get(key) not in options:
         st.session_state.pop(key, None)  # it belonged to other records
     if len(options) == 1:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from workbench.pages.catalogue import FOLDER, run_roots
-from workbench.pages.widgets import lasting_choice
+from workbench.pages.widgets import lasting_choice, tell_unknown
 
 if TYPE_CHECKING:
     from workbench.pages.run_browser import RunView
@@ -67,8 +67,10 @@ def listed_runs(
 
 
 def _root_box(roots: Sequence[str], *, first: str) -> str:
+    options = (*roots, FOLDER)
+    tell_unknown("root", options)
     chosen = st.selectbox(
-        "Folder with runs", (*roots, FOLDER), index=list(roots).index(first), key="root",
+        "Folder with runs", options, index=list(roots).index(first), key="root",
         bind="query-params", help="Searched a few levels deep.",
     )  # fmt: skip
     if chosen != FOLDER:

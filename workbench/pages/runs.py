@@ -9,7 +9,7 @@ import streamlit as st
 
 from workbench.pages.guard import told_in_words
 from workbench.pages.run_choice import listed_runs, run_box
-from workbench.pages.widgets import table_block
+from workbench.pages.widgets import table_block, tell_unknown
 
 if TYPE_CHECKING:
     from workbench.pages.run_browser import RunView
@@ -57,6 +57,10 @@ def _filtered(runs: "Sequence[RunView]") -> "list[RunView]":
     words = text.text_input(
         "Name or setting contains", key="find", bind="query-params", placeholder="testbed-gpt2"
     ).strip()
+    with kind:
+        tell_unknown("kind", kinds)
+    with status:
+        tell_unknown("status", _STATUSES)
     if not set(st.session_state.get("kind", ())) <= set(kinds):
         del st.session_state["kind"]  # it belonged to another folder
     wanted = kind.multiselect(

@@ -7,6 +7,7 @@ import streamlit as st
 from workbench.pages.catalogue import FOLDER, config_names
 from workbench.pages.choosing import backbone_box, read_seed, seed_box
 from workbench.pages.guard import told_in_words
+from workbench.pages.widgets import tell_unknown
 
 _OWN_FILE = "a YAML file"
 _SIZES = {"1/50": 0.02, "1/10": 0.1, "1/4": 0.25, "1/2": 0.5, "all": 1.0}
@@ -66,6 +67,7 @@ def _sidebar() -> TrainingForm:
         backbone = backbone_box()
         config = _config_box()
         st.subheader("Amount", anchor=False)
+        tell_unknown("size", tuple(_SIZES))
         size = st.select_slider(
             "Share of the examples", tuple(_SIZES), value="all", key="size", bind="query-params",
             help="Fewer examples are fewer steps. The validation set keeps its size.",
@@ -80,8 +82,10 @@ def _sidebar() -> TrainingForm:
 
 
 def _config_box() -> str:
+    recipes = (*config_names(FOLDER), _OWN_FILE)
+    tell_unknown("recipe", recipes)
     chosen = st.selectbox(
-        "Configuration", (*config_names(FOLDER), _OWN_FILE), key="recipe", bind="query-params",
+        "Configuration", recipes, key="recipe", bind="query-params",
         help="What is built and how it is trained. Your own: edit what `workbench train "
         "--print-config` writes.",
     )  # fmt: skip

@@ -30,6 +30,24 @@ def start_with(key: str, value: object) -> None:
         st.session_state[key] = value
 
 
+def tell_unknown(key: str, options: Sequence[str]) -> None:
+    """Say what an address asks of a box in vain: a bound widget drops it without a word.
+
+    To be called before the box is first drawn.
+
+    Args:
+        key: Of the widget, and in the address.
+        options: What there is, as a person reads it, which is how a bound widget writes it.
+    """
+    if key in st.session_state:
+        return  # the address has been read
+    missing = [name for name in st.query_params.get_all(key) if name not in options]
+    if missing:
+        # As code: an address may hold what Markdown would read as marks.
+        said = ", ".join(f"`{name}`" for name in missing)
+        st.warning(f"The address asks for what is not here: {said}.", icon=":material/link_off:")
+
+
 def lasting_choice(label: str, options: Sequence[str], *, first: str, key: str) -> str:
     """A box whose choice always stands in the address, whoever made it.
 
@@ -72,12 +90,8 @@ def _wanted(options: Sequence[str], first: Sequence[str], key: str) -> list[str]
         kept = st.session_state[key]
         kept = [kept] if isinstance(kept, str) else kept
         return [name for name in kept if name in options]
-    asked = st.query_params.get_all(key)
-    missing = [name for name in asked if name not in options]
-    if missing:
-        said = f"The address asks for what is not here: {', '.join(missing)}."
-        st.warning(said, icon=":material/link_off:")
-    return [name for name in asked if name in options] or list(first)
+    tell_unknown(key, options)
+    return [name for name in st.query_params.get_all(key) if name in options] or list(first)
 
 
 def _keep_in_address(key: str, chosen: Sequence[str]) -> None:
