@@ -278,11 +278,16 @@ def _padded(values: Float[Tensor, "row seq"], width: int) -> Float[Tensor, "row 
 
 
 @typed_arguments
-def pairs_of_examples(examples: Sequence[Example]) -> ReplyPairs:
-    """Pairs from examples that hold two replies to each harmful prompt.
+def pairs_of_examples(examples: Sequence[Example], *, harmless: bool = False) -> ReplyPairs:
+    """Pairs from examples that hold two replies to each prompt.
 
     Examples with the same prompt are matched by the label ``response_harm``; of several replies
-    of one kind the first counts. Prompts without both kinds are left out, as is the rest.
+    of one kind the first counts. Prompts without both kinds are left out, as is the rest. A prompt
+    is harmful unless its label ``prompt_harm`` says that it is not.
+
+    Args:
+        examples: Of any source.
+        harmless: Keep prompts that are labelled harmless, too.
 
     Raises:
         DataError: No prompt has both a safe and a harmful reply.
@@ -292,7 +297,11 @@ def pairs_of_examples(examples: Sequence[Example]) -> ReplyPairs:
         harm = example.labels.get("response_harm")
         if example.response is not None and harm is not None:
             replies.setdefault(example.prompt, {}).setdefault(bool(harm), example)
-    both = [(found[False], found[True]) for found in replies.values() if len(found) == 2]
+    both = [
+        (found[False], found[True])
+        for found in replies.values()
+        if len(found) == 2 and (harmless or _is_harmful(found[False]))
+    ]
     if not both:
         raise DataError(
             "no prompt has both a safe and a harmful reply: give examples that carry a response "
@@ -304,8 +313,13 @@ def pairs_of_examples(examples: Sequence[Example]) -> ReplyPairs:
         harmful=tuple(harmful.response or "" for _, harmful in both),
         groups=tuple(safe.group for safe, _ in both),
         contexts=tuple(safe.context for safe, _ in both),
-        prompt_harm=(True,) * len(both),
+        prompt_harm=tuple(_is_harmful(safe) for safe, _ in both),
     )
+
+
+def _is_harmful(example: Example) -> bool:
+    harm = example.labels.get("prompt_harm")
+    return harm is None or bool(harm)
 
 
 @typed_arguments

@@ -187,6 +187,31 @@ def test_pairs_of_examples_match_the_two_replies_of_a_prompt() -> None:
         pairs_of_examples(examples[:2])
 
 
+def test_pairs_of_examples_know_which_prompts_are_harmless() -> None:
+    from probes.margins import pairs_of_examples
+    from workbench.data.example import Example, as_conversation
+
+    def pair(prompt: str, harm: bool | None) -> list[Example]:
+        return [
+            Example(
+                "",
+                as_conversation(prompt),
+                reply,
+                {"response_harm": reply == "help", "prompt_harm": harm},
+                context="x",
+                group=prompt,
+            )
+            for reply in ("help", "no")
+        ]
+
+    examples = [*pair("steal", True), *pair("paint", False), *pair("hack", None)]
+    every = pairs_of_examples(examples, harmless=True)
+    assert dict(zip(every.groups, every.prompt_harm, strict=True)) == {
+        "steal": True, "paint": False, "hack": True,
+    }  # fmt: skip
+    assert pairs_of_examples(examples).groups == ("steal", "hack")
+
+
 def test_embedded_pairs_are_what_the_oracle_says_and_equal_in_every_context() -> None:
     from probes.margins import embedded_pairs
     from workbench.testbed.intents import find_intent

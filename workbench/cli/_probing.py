@@ -190,13 +190,13 @@ class Prompts:
         Args:
             limit: Intents in every context; a file is taken whole.
             seed: Of the prompts of the embedded world.
-            harmless: Add as many harmless prompts of the embedded world.
+            harmless: Add as many harmless prompts of the embedded world; of a file, those it has.
 
         Raises:
             DataError: No prompt has two such replies, or fewer intents exist.
         """
         if self.file is not None:
-            return pairs_of_examples(self.examples)
+            return pairs_of_examples(self.examples, harmless=harmless)
         return embedded_pairs(self.contexts, n_intents=limit, seed=seed, harmless=harmless)
 
 

@@ -12,6 +12,7 @@ from probes.collection import collect
 from probes.contrasts import ContrastSet, contrast_set
 from probes.dilution import (
     DilutionConfig,
+    Filler,
     embedded_filler,
     filler_of_examples,
     run_dilution,
@@ -68,6 +69,7 @@ def probe_anchoring(
 ) -> None:
     """Run the anchoring questions, dilution included, and print the effects."""
     pairs = prompts.pairs(limit, seed, harmless=True)
+    filler = _filler(prompts, seed) if dilution else None  # refused before anything runs
     config = AnchoringConfig(max_new_tokens=max_new_tokens)
     described = {
         **subject.identity,
@@ -91,22 +93,36 @@ def probe_anchoring(
                 subject.backbone, subject.guided, pairs, config, seed=seed,
                 on_progress=board.of("questions"),
             )  # fmt: skip
-            if dilution:
-                records += _diluted(subject, prompts, limit, seed, board.of("dilution"))
+            if filler is not None:
+                records += _diluted(subject, prompts, filler, limit, seed, board.of("dilution"))
             save_probe(run, records)
     print_found(out, _anchoring_tables(open_probe(out).records))
 
 
-def _diluted(subject: Subject, prompts: Prompts, limit: int, seed: int, tell: Tell) -> list[Record]:
+def _filler(prompts: Prompts, seed: int) -> Filler:
+    """What stands between the bridge and the reply.
+
+    Raises:
+        DataError: A file has no harmless example with a reply to take it from.
+    """
+    if prompts.file is None:
+        return embedded_filler(_N_FILLERS, seed=seed)
+    try:
+        return filler_of_examples(prompts.examples)
+    except DataError as error:
+        raise DataError(
+            f"{prompts.file} has nothing to fill long texts with ({error}): add harmless examples "
+            "that carry a response, or leave dilution out with --no-dilution"
+        ) from error
+
+
+def _diluted(
+    subject: Subject, prompts: Prompts, filler: Filler, limit: int, seed: int, tell: Tell
+) -> list[Record]:
     """Dilution over as many tokens as the backbone has positions for."""
     backbone, distances = _with_room(subject.backbone)
     first = replace(prompts, contexts=prompts.contexts[:1])
     pairs = first.pairs(min(limit, _MOST_DILUTED), seed, harmless=True)
-    filler = (
-        embedded_filler(_N_FILLERS, seed=seed)
-        if prompts.file is None
-        else filler_of_examples(prompts.examples)
-    )
     return run_dilution(
         backbone, subject.guided, pairs, filler, DilutionConfig(distances), seed=seed,
         on_progress=tell,

@@ -278,7 +278,8 @@ def require_made_for(
         if then != now:
             raise CheckpointError(
                 f"{made} {trained.name}, whose {what} differ from those of {backbone.name} (sha256 "
-                f"{then[:12]}, not {now[:12]}); load that backbone, or {otherwise}"
+                f"{then[:12]}, not {now[:12]}; another --dtype makes other weights, too); load "
+                f"that backbone, or {otherwise}"
             )
 
 
