@@ -434,4 +434,4 @@ def test_a_training_that_diverges_can_be_looked_at_but_leaves_no_module(
     with pytest.raises(NonFiniteError, match=r"stage conditional.*lower the learning rate"):
         train_in_testbed(tiny.backbone, replace(RECIPE, curriculum=wild), tmp_path / "run", seed=3)
     assert not (tmp_path / "run" / "svgt.json").exists()
-    assert RunFolder.open(tmp_path / "run").record.status == "running"
+    assert RunFolder.open(tmp_path / "run").record.status == "failed"

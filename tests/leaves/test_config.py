@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.config import from_mapping, load_yaml, to_mapping
+from workbench.config import dump_yaml, from_mapping, load_yaml, to_mapping
 from workbench.errors import ConfigError
 
 
@@ -63,8 +63,7 @@ def test_what_is_written_is_read_back(training: Training) -> None:
 
 @given(trainings)
 def test_yaml_carries_the_same(training: Training) -> None:
-    text = yaml.safe_dump(to_mapping(training), allow_unicode=True)
-    assert from_mapping(Training, yaml.safe_load(text), where="YAML") == training
+    assert from_mapping(Training, yaml.safe_load(dump_yaml(training)), where="YAML") == training
 
 
 def test_a_whole_number_is_a_number_and_comes_back_as_one() -> None:

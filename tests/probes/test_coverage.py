@@ -24,7 +24,8 @@ from probes.instability.transfer import transfer
 if TYPE_CHECKING:
     from conftest import Plant
 
-pytestmark = pytest.mark.slow
+# Hundreds of repetitions: minutes on a busy machine.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 REPETITIONS = 200
 EFFORT = Effort(resamples=40, splits=4)

@@ -70,7 +70,7 @@ def calls(planted: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, C
         ("collect", {"sites": "prompt_last"}, "a list of texts is needed"),
         ("collect", {"examples": ["hello"]}, r"examples\[0\] = 'hello'"),
         ("collect", {"batch_size": 2.5}, "batch_size = 2.5"),
-        ("collect", {"dtype": "int8"}, "one of 'float32', 'float16' is needed"),
+        ("collect", {"dtype": "int8"}, "one of 'float32', 'float16', 'bfloat16' is needed"),
         ("collect", {"guidance": "svgt"}, "a value of the type Guidance is needed"),
         ("contrast_set", {"store": Path("s")}, "a value of the type StateStore is needed"),
         ("contrast_set", {"contrast": "moral"}, "one of 'prompt', 'response' is needed"),

@@ -158,7 +158,7 @@ def test_stage_2_learns_the_prompts_part_and_the_trigger() -> None:
 
 def test_the_same_response_under_another_prompt_needs_the_conditional_pathway() -> None:
     """The unconditional pathway is even trained on the responses themselves; it cannot know."""
-    train_pairs, held_out = pair_bank(640, 1), pair_bank(400, 11)
+    train_pairs, held_out = pair_bank(1280, 1), pair_bank(400, 11)
     on_responses = [
         Banks(PromptBank({0: pairs.response}, pairs.labels), pairs)
         for pairs in (train_pairs, held_out)
