@@ -79,6 +79,9 @@ def train(
     for name, seed, folder in _modules(runs, backbone, seeds):
         if name not in chosen or seed < from_seed:
             continue
+        if RunFolder.is_owned(folder):  # asked before a minute of drawing examples
+            sys.stderr.write(f"passed over: {folder} is in use by another run\n")
+            continue
         recipe = make_recipe(name, d_model=model.d_model, n_layers=model.n_layers)
         try:
             trained = train_into_folder(
