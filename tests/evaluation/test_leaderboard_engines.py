@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -60,7 +61,14 @@ def test_the_number_of_processes_is_read() -> None:
     assert every.n_processes == os.cpu_count()
 
 
+@pytest.fixture
+def plain_main(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No script to run again in new processes: tests of the app leave theirs as ``__main__``."""
+    monkeypatch.setitem(sys.modules, "__main__", ModuleType("__main__"))
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("plain_main")
 def test_processes_bring_back_results_and_errors_and_tell_when_one_dies() -> None:
     with make_engine("processes:2") as engine:
         found = dict(engine.run(math.factorial, [5, 3, 4]))
@@ -72,6 +80,7 @@ def test_processes_bring_back_results_and_errors_and_tell_when_one_dies() -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("plain_main")
 def test_records_of_processes_are_bit_equal(jobs: list[ShardJob]) -> None:
     by_processes = measured_by(make_engine("processes:2"), jobs)
     for one, two in zip(measured_by(LocalEngine(), jobs), by_processes, strict=True):

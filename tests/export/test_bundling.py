@@ -106,12 +106,12 @@ def test_each_readme_lists_the_files_beside_it(make_run: MakeRun, tmp_path: Path
 def test_a_committed_copy_says_how_it_was_measured(make_run: MakeRun, tmp_path: Path) -> None:
     run, out = make_run("benchmark", "board"), tmp_path / "out"
     record = json.loads((run / "run.json").read_text())
-    copying = {"git": {"revision": "c0", "dirty": True}}
+    copying = {"git": {"revision": "copied-0", "dirty": True}}
     record["provenance"] |= {"argv": ["benchmarks/leaderboard.py", "report"], **copying}
     (run / "run.json").write_text(json.dumps(record))
     export_runs([run], ["csv"], out)
     text = (out / "README.md").read_text()
-    assert "`c0`, with uncommitted changes (of the copying)" in text
+    assert "`copied-0`, with uncommitted changes (of the copying)" in text
     assert "# board is a committed copy" in text
     assert "\npython benchmarks/leaderboard.py tune --backbones tiny\n" in text
     assert "\npython benchmarks/leaderboard.py run --backbones tiny\n" in text
@@ -125,7 +125,7 @@ def test_a_committed_copy_says_how_it_was_measured(make_run: MakeRun, tmp_path: 
     export_runs([run], ["csv"], out, overwrite=True)
     text = (out / "README.md").read_text()
     assert "| finished | `m1` |" in text
-    assert "c0" not in text
+    assert "copied-0" not in text
     assert "board was measured at 2026-01-02T03:04:05+00:00 on cpu (Abacus 3), Linux-6." in text
 
 
