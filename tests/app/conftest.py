@@ -21,7 +21,7 @@ def _app(first: str) -> None:
 def open_page() -> Callable[..., AppTest]:
     """Open a page of the whole app, by its path."""
 
-    def open_with(path: str, **query: str) -> AppTest:
+    def open_with(path: str, **query: str | list[str]) -> AppTest:
         app = AppTest.from_function(_app, default_timeout=120, args=(path,))
         for key, value in query.items():
             app.query_params[key] = value

@@ -27,12 +27,13 @@ def no_error_on(page: "Page") -> None:
 
 @contextmanager
 def browser_at(chromium: str, folder: Path) -> Iterator[tuple[str, "BrowserContext"]]:
-    """The app, run in a folder, and a window on it in which no script may fail."""
+    """The app, run in a folder, and a window on it: no script fails, no other server is asked."""
     from playwright.sync_api import expect, sync_playwright
 
     from workbench.pages.serving import CHROMIUM_OPTIONS, running_app
 
     failures: list[str] = []
+    asked: list[str] = []
     expect.set_options(timeout=_PATIENCE)
     with running_app(folder=folder) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(CHROMIUM_OPTIONS))
@@ -42,9 +43,12 @@ def browser_at(chromium: str, folder: Path) -> Iterator[tuple[str, "BrowserConte
         )
         context.set_default_timeout(_PATIENCE)
         context.on("weberror", lambda error: failures.append(str(error.error)))
+        context.on("request", lambda request: asked.append(request.url))
         yield address, context
         browser.close()
     assert failures == []
+    assert asked
+    assert [url for url in asked if not url.startswith((address, "data:", "blob:"))] == []
 
 
 def test_open_generate_train_export_and_open_the_run_again(chromium: str, tmp_path: Path) -> None:
@@ -55,6 +59,8 @@ def test_open_generate_train_export_and_open_the_run_again(chromium: str, tmp_pa
         page.get_by_role("heading", name="SVGT Workbench").wait_for()
         first_paint = time.monotonic() - started
         assert page.get_by_role("img", name="The method").evaluate("e => e.naturalWidth") > 0
+        icon = page.locator("link[rel~=icon]")  # a headless browser would not ask for it
+        assert str(icon.get_attribute("href")).startswith("data:image/svg+xml")
         _generate_twice(page, address)
         training = _train(page, address)
         page.close()  # nobody watches

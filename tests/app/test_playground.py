@@ -78,8 +78,11 @@ def test_without_a_module_the_plain_model_answers_alone(open_playground: Open) -
 def test_an_address_that_names_no_guidance_is_told(open_playground: Open) -> None:
     assert not open_playground(guidance="none: the model alone").warning
     app = open_playground(guidance="nonsense")
-    assert "The address asks for what is not here: `nonsense`." in said(app.warning)
     assert app.selectbox(key="guidance").value.startswith("svgt:")
+    assert (
+        "The address asks for `guidance=nonsense`, which is not here. Used instead: `SVGT, "
+        in said(app.warning)
+    )
 
 
 def test_old_answers_are_marked_when_the_settings_change(open_playground: Open) -> None:

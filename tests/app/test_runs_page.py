@@ -291,7 +291,7 @@ def test_filters_by_kind_status_and_words(root: Path, open_runs: Open) -> None:
 def test_an_address_that_names_no_kind_or_status_is_told_once(root: Path, open_runs: Open) -> None:
     app = open_runs(root, kind="nonsense", status="finished")
     assert [warning.value for warning in app.warning] == [
-        "The address asks for what is not here: `nonsense`."
+        "The address asks for `kind=nonsense`, which is not here. Used instead: `all kinds`."
     ]
     assert not app.multiselect(key="kind").value
     assert not app.run().warning

@@ -72,8 +72,8 @@ def running(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunFolder]:
 
 def test_an_address_that_names_no_recipe_or_size_is_told(open_page: Open) -> None:
     app = open_page("train", recipe="nonsense", size="7/8")
-    assert "not here: `nonsense`" in said(app.warning)
-    assert "not here: `7/8`" in said(app.warning)
+    assert "`recipe=nonsense`, which is not here. Used instead: `workbench`" in said(app.warning)
+    assert "`size=7/8`, which is not here. Used instead: `all`" in said(app.warning)
 
 
 def test_the_form_becomes_a_command(open_page: Open, started: list[Any]) -> None:

@@ -4,11 +4,17 @@ from dataclasses import dataclass, replace
 
 import streamlit as st
 
-from workbench.pages.choosing import backbone_box, module_box, read_seed, seed_box
+from workbench.pages.choosing import (
+    backbone_box,
+    module_box,
+    read_seed,
+    seed_box,
+    temperature_slider,
+)
 from workbench.pages.composing import FIRST_PROMPT
 from workbench.pages.guard import told_in_words
 from workbench.pages.probe_runs import chosen_run, source_box
-from workbench.pages.widgets import start_with
+from workbench.pages.widgets import bound_slider, start_with
 
 
 @dataclass(frozen=True)
@@ -73,13 +79,7 @@ def _sidebar() -> tuple[AnchoringRequest, str]:
         config = module_box(backbone, without=None, help_="Whose bridge tokens are examined.")
         plain = AnchoringRequest("", backbone, config)
         st.subheader("Replies", anchor=False)
-        temperature = st.slider(
-            "Temperature", 0.0, 2.0, value=plain.temperature, step=0.1, key="temperature",
-            bind="query-params", help="0 takes the likeliest token at every step.",
-        )  # fmt: skip
-        tokens = st.slider(
-            "Most new tokens", 1, 120, value=plain.max_new_tokens, key="tokens",
-            bind="query-params",
-        )  # fmt: skip
+        temperature = temperature_slider(plain.temperature)
+        tokens = bound_slider("Most new tokens", 1, 120, value=plain.max_new_tokens, key="tokens")
         seed = seed_box("Both replies share random numbers; the controls are drawn from it too.")
         return AnchoringRequest("", backbone, config, temperature, tokens), seed

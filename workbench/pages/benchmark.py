@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING
 import streamlit as st
 
 from workbench.pages.catalogue import FOLDER, config_names, method_names
-from workbench.pages.choosing import NO_GUIDANCE, backbone_box, read_seed, seed_box
+from workbench.pages.choosing import (
+    NO_GUIDANCE,
+    backbone_box,
+    read_seed,
+    seed_box,
+    temperature_slider,
+    top_p_slider,
+)
 from workbench.pages.composing import FIRST_PROMPT, surprise
 from workbench.pages.guard import told_in_words
 from workbench.pages.run_choice import chosen_folder
-from workbench.pages.widgets import start_with, tell_unknown
+from workbench.pages.widgets import bound_slider, start_with, tell_unknown
 from workbench.testbed.registry import EMBEDDED
 from workbench.testbed.splits import TEST_SPLITS
 
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
 LEADERBOARD = "leaderboard"
 ABLATIONS = "ablations"
 REPLIES = "side by side"
+_VIEWS = (LEADERBOARD, ABLATIONS, REPLIES)
 _TUNED = Path("runs/tuned")
 _FIRST_BOARD = (
     "Make one with `workbench benchmark --backbone testbed-llama --methods all --seeds 5 --out "
@@ -68,8 +76,9 @@ def page() -> None:
         "same judge, tuned on the same validation splits. What does each prevent, what does it "
         "cost, and which parts of SVGT do the work?"
     )
+    tell_unknown("view", _VIEWS, instead=LEADERBOARD)
     view = st.segmented_control(
-        "Show", (LEADERBOARD, ABLATIONS, REPLIES), default=LEADERBOARD, required=True, key="view",
+        "Show", _VIEWS, default=LEADERBOARD, required=True, key="view",
         bind="query-params", help=f"{REPLIES}: replies of any two methods to any prompt.",
     )  # fmt: skip
     if view == REPLIES:
@@ -167,7 +176,7 @@ def _guidances(backbone: str) -> tuple[str, ...]:
 
 
 def _guidance_box(label: str, key: str, options: tuple[str, ...], *, first: str) -> str:
-    tell_unknown(key, options)
+    tell_unknown(key, options, instead=first)
     if st.session_state.get(key, first) not in options:
         del st.session_state[key]  # it belonged to another backbone
     chosen = st.selectbox(
@@ -187,16 +196,7 @@ def _guidance_box(label: str, key: str, options: tuple[str, ...], *, first: str)
 def _sampling_knobs(plain: RepliesRequest) -> tuple[float, float, int, str]:
     """Temperature, top-p, most new tokens, and the seed as typed."""
     st.subheader("Sampling", anchor=False)
-    temperature = st.slider(
-        "Temperature", 0.0, 2.0, value=plain.temperature, step=0.1, key="temperature",
-        bind="query-params", help="0 takes the likeliest token at every step.",
-    )  # fmt: skip
-    top_p = st.slider(
-        "Top-p", 0.05, 1.0, value=plain.top_p, step=0.05, key="top_p", bind="query-params",
-        disabled=temperature == 0,
-        help="Smallest set of likeliest tokens whose probability reaches this; 1 keeps all.",
-    )  # fmt: skip
-    tokens = st.slider(
-        "Most new tokens", 1, 200, value=plain.max_new_tokens, key="tokens", bind="query-params"
-    )
+    temperature = temperature_slider(plain.temperature)
+    top_p = top_p_slider(plain.top_p, greedy=temperature == 0)
+    tokens = bound_slider("Most new tokens", 1, 200, value=plain.max_new_tokens, key="tokens")
     return temperature, top_p, tokens, seed_box("Both replies share their random numbers.")

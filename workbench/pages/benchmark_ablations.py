@@ -64,7 +64,7 @@ def show_ablations(run: RunView) -> None:
 
 def _ablation_box(ablations: Sequence[str]) -> str:
     """Ask for an ablation, and say what it asks."""
-    tell_unknown("ablation", ablations)
+    tell_unknown("ablation", ablations, instead=ablations[0])
     if st.session_state.get("ablation", ablations[0]) not in ablations:
         del st.session_state["ablation"]  # it belonged to another run
     chosen = str(st.selectbox("Ablation", ablations, key="ablation", bind="query-params"))

@@ -1,11 +1,11 @@
-"""Boxes that several pages share (light): which backbone, what guides it, which seed."""
+"""Boxes that several pages share (light): backbone, guidance, sampling, seed."""
 
 import streamlit as st
 
 from workbench.errors import ConfigError
 from workbench.export.guidance_words import guidance_text
 from workbench.pages.catalogue import BACKBONES, FOLDER, config_names, method_names
-from workbench.pages.widgets import tell_unknown
+from workbench.pages.widgets import bound_slider, tell_unknown
 
 NO_GUIDANCE = "none"
 _GREATEST_SEED = 2**31 - 1
@@ -13,7 +13,7 @@ _GREATEST_SEED = 2**31 - 1
 
 def backbone_box() -> str:
     """Ask for a backbone: an embedded name or a checkpoint folder."""
-    tell_unknown("backbone", BACKBONES)
+    tell_unknown("backbone", BACKBONES, instead=BACKBONES[0])
     chosen = st.selectbox(
         "Backbone",
         BACKBONES,
@@ -40,7 +40,7 @@ def module_box(backbone: str, *, without: str | None, help_: str) -> str:
     """
     names = config_names(backbone)
     options = (*names, *([] if without is None else [without]), FOLDER)  # the first: the default
-    tell_unknown("config", options)
+    tell_unknown("config", options, instead=options[0])
     if st.session_state.get("config", options[0]) not in options:
         del st.session_state["config"]  # it belonged to another backbone
     chosen = st.selectbox(
@@ -65,7 +65,8 @@ def guidance_box(backbone: str) -> str:
     """
     configs = tuple(f"svgt:{name}" for name in config_names(backbone))
     options = (*configs, *method_names(backbone), NO_GUIDANCE, FOLDER)
-    tell_unknown("guidance", [_guidance_name(option) for option in options])
+    shown = [_guidance_name(option) for option in options]
+    tell_unknown("guidance", shown, instead=shown[0])
     if st.session_state.get("guidance", options[0]) not in options:
         del st.session_state["guidance"]  # it belonged to another backbone
     chosen = st.selectbox(
@@ -96,6 +97,22 @@ def _guidance_name(option: str) -> str:
 def seed_box(help_: str) -> str:
     """Ask for a seed, as text: a number box keeps an old seed when it cannot read a new one."""
     return st.text_input("Seed", value="0", key="seed", bind="query-params", help=help_)
+
+
+def temperature_slider(value: float) -> float:
+    """Ask what divides the logits."""
+    return bound_slider(
+        "Temperature", 0.0, 2.0, value=value, step=0.1, key="temperature",
+        help_="0 takes the likeliest token at every step.",
+    )  # fmt: skip
+
+
+def top_p_slider(value: float, *, greedy: bool) -> float:
+    """Ask which share of the likeliest tokens is sampled from; of no use where greedy."""
+    return bound_slider(
+        "Top-p", 0.05, 1.0, value=value, step=0.05, key="top_p", disabled=greedy,
+        help_="Smallest set of likeliest tokens whose probability reaches this; 1 keeps all.",
+    )  # fmt: skip
 
 
 def read_seed(text: str) -> int:

@@ -1,5 +1,6 @@
 """Value directions (light): do directions of harm turn with context, and does the value space?"""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import streamlit as st
@@ -8,6 +9,7 @@ from workbench.export.probe_words import context_text, contrast_text, estimator_
 from workbench.pages.choosing import backbone_box, module_box, read_seed, seed_box
 from workbench.pages.guard import told_in_words
 from workbench.pages.probe_runs import chosen_run, source_box
+from workbench.pages.widgets import bound_slider, tell_unknown
 from workbench.testbed.frames import FRAMES
 
 RESIDUAL_ONLY = "residual stream only"
@@ -82,27 +84,31 @@ def _sidebar() -> tuple[DirectionsRequest, str]:
 
 
 def _design(plain: DirectionsRequest) -> tuple[DirectionsRequest, str]:
+    _tell_unknown("contrast", _CONTRASTS, contrast_text, instead=_CONTRASTS[:1])
     contrast = st.selectbox(
         "Contrast", _CONTRASTS, format_func=contrast_text, key="contrast", bind="query-params",
         help="Which two classes a direction tells apart.",
     )  # fmt: skip
+    _tell_unknown("estimator", _ESTIMATORS, estimator_text, instead=_ESTIMATORS[:1])
     estimator = st.selectbox(
         "Estimator", _ESTIMATORS, format_func=estimator_text, key="estimator",
         bind="query-params", help="How a direction is fitted. The first is by far the fastest.",
     )  # fmt: skip
+    _tell_unknown("contexts", tuple(FRAMES), context_text, instead=plain.contexts)
     contexts = st.pills(
         "Contexts", tuple(FRAMES), selection_mode="multi", default=plain.contexts, key="contexts",
         bind="query-params", format_func=context_text, help="At least two are compared.",
     )  # fmt: skip
+    _tell_unknown("sites", tuple(SITES), SITES.__getitem__, instead=plain.sites)
     sites = st.pills(
         "Compared with the residual stream", tuple(SITES), selection_mode="multi",
         default=plain.sites, key="sites", bind="query-params", format_func=SITES.__getitem__,
         disabled=plain.config == RESIDUAL_ONLY,
         help="The untrained module is a control: the same reading with weights drawn at random.",
     )  # fmt: skip
-    n_intents = st.slider(
+    n_intents = bound_slider(
         "Requests of each class in a context", 8, 60, value=plain.n_intents, key="intents",
-        bind="query-params", help="More: narrower intervals, and more seconds.",
+        help_="More: narrower intervals, and more seconds.",
     )  # fmt: skip
     seed = seed_box("Of prompts, controls and intervals.")
     request = replace(
@@ -110,3 +116,9 @@ def _design(plain: DirectionsRequest) -> tuple[DirectionsRequest, str]:
         sites=() if plain.config == RESIDUAL_ONLY else tuple(sites), n_intents=n_intents,
     )  # fmt: skip
     return request, seed
+
+
+def _tell_unknown(
+    key: str, options: Sequence[str], shown: Callable[[str], str], *, instead: Sequence[str]
+) -> None:
+    tell_unknown(key, [shown(option) for option in options], instead=", ".join(map(shown, instead)))

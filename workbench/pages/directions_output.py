@@ -211,7 +211,7 @@ def _place(records: Sequence[Record]) -> tuple[str, int | None]:
     found = chosen(records, metric="reliability")
     sites = distinct(record.site for record in found)
     with left:
-        tell_unknown("site", [site_text(site) for site in sites])
+        tell_unknown("site", [site_text(site) for site in sites], instead=site_text(sites[0]))
         if st.session_state.get("site") not in sites:
             st.session_state.pop("site", None)  # it belonged to other records
         site = st.selectbox("Site", sites, format_func=site_text, key="site", bind="query-params")
@@ -221,7 +221,8 @@ def _place(records: Sequence[Record]) -> tuple[str, int | None]:
     if st.session_state.get("layer") not in layers:
         st.session_state.pop("layer", None)
     with right:
-        tell_unknown("layer", [layer_text(layer) for layer in layers])
+        shown = [layer_text(layer) for layer in layers]
+        tell_unknown("layer", shown, instead=shown[-1])
         layer = st.select_slider(
             "Layer", layers, value=layers[-1], format_func=layer_text, key="layer",
             bind="query-params",

@@ -7,7 +7,7 @@ import streamlit as st
 
 from workbench.pages.guard import told_in_words
 from workbench.pages.run_choice import listed_runs
-from workbench.pages.widgets import lasting_choices
+from workbench.pages.widgets import lasting_choices, tell_unknown
 
 if TYPE_CHECKING:
     from workbench.pages.run_browser import RunView
@@ -37,6 +37,7 @@ def page() -> None:
     if not runs:
         return
     chosen = _runs_box(runs)
+    tell_unknown("formats", tuple(FORMATS), instead="bundle")
     formats = st.multiselect(
         "Formats", tuple(FORMATS), default=["bundle"], key="formats", bind="query-params",
         help="\n".join(f"- **{name}**: {what}" for name, what in FORMATS.items()),

@@ -1,4 +1,4 @@
-"""The method as one drawing (light): an SVG for a light or a dark page."""
+"""The method as one drawing (light): an SVG for a light or a dark page, and the app's icon."""
 
 from dataclasses import dataclass
 
@@ -10,6 +10,8 @@ METHOD_TEXT = (
     "tokens into slots behind the prompt. The blocks above L see them, and the reply changes."
 )
 _BRIDGE = SERIES[2]
+_FAINT = "#7d8899"
+"""Seen on light and on dark tabs."""
 _VIEW = "0 56 1160 332"
 
 
@@ -36,6 +38,19 @@ def method_picture(*, dark: bool) -> str:
         f'font-family="Source Sans Pro, Source Sans, Helvetica, Arial, sans-serif">'
         f"<title>{METHOD_TEXT}</title>{_heads(ink)}{''.join(parts)}</svg>"
     )
+
+
+def app_icon() -> str:
+    """The icon of the browser's tab as SVG text: states of a prompt, and bridge tokens behind.
+
+    Streamlit's own icons would be fetched from a server of fonts, which an offline machine lacks.
+    """
+    fills = (_FAINT, _FAINT, _FAINT, _BRIDGE, _BRIDGE)
+    bars = "".join(
+        f'<rect x="3" y="{2 + 6 * row}" width="26" height="4.5" rx="1.5" fill="{fill}"/>'
+        for row, fill in enumerate(fills)
+    )
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">{bars}</svg>'
 
 
 def _prompt(ink: _Ink) -> str:

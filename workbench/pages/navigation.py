@@ -8,6 +8,7 @@ from streamlit.navigation.page import StreamlitPage
 
 from workbench.pages import anchoring, benchmark, directions, export, home, playground, runs, train
 from workbench.pages.guard import guarded
+from workbench.pages.method_picture import app_icon
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def run(first: str = "home") -> None:
     Args:
         first: The page that a bare address opens.
     """
-    st.set_page_config(page_title="SVGT Workbench", page_icon=":material/route:", layout="wide")
+    st.set_page_config(page_title="SVGT Workbench", page_icon=app_icon(), layout="wide")
     pages = [_page(entry, default=entry.path == first) for entry in PAGES]
     st.navigation(pages).run()
 

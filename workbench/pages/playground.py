@@ -15,6 +15,8 @@ from workbench.pages.choosing import (
     guidance_box,
     read_seed,
     seed_box,
+    temperature_slider,
+    top_p_slider,
 )
 from workbench.pages.composing import (
     FIRST_CHOICE,
@@ -31,7 +33,7 @@ from workbench.pages.composing import (
 )
 from workbench.pages.guard import told_in_words
 from workbench.pages.request import PlaygroundRequest
-from workbench.pages.widgets import start_with
+from workbench.pages.widgets import bound_slider, start_with, tell_no_truth, tell_unknown
 from workbench.testbed.frames import FRAMES
 from workbench.testbed.lexicon import OBJECTS, OWNERS, VERBS
 from workbench.testbed.registry import EMBEDDED
@@ -95,26 +97,22 @@ def _guidance_knobs(request: PlaygroundRequest) -> PlaygroundRequest:
     st.subheader("Guidance", anchor=False)
     strength = _strength_knob(request)
     useless = why_no_refresh(request.backbone, request.guidance)
+    steps, first = tuple(_REFRESH), _REFRESH_STEPS.index(request.refresh)
+    tell_unknown("refresh", steps, instead=steps[first])
     refresh = st.selectbox(
         "Refresh every r tokens",
-        tuple(_REFRESH),
-        index=_REFRESH_STEPS.index(request.refresh),
+        steps,
+        index=first,
         key="refresh",
         bind="query-params",
         disabled=useless is not None,
         help=useless or "How often the bridge is written anew while the reply grows.",
     )
-    beta = st.slider(
-        "Momentum β",
-        0.0,
-        0.95,
-        value=request.momentum,
-        step=0.05,
-        key="beta",
-        bind="query-params",
+    beta = bound_slider(
+        "Momentum β", 0.0, 0.95, value=request.momentum, step=0.05, key="beta",
         disabled=useless is not None,
-        help=useless or "Share of the old bridge that a refresh keeps.",
-    )
+        help_=useless or "Share of the old bridge that a refresh keeps.",
+    )  # fmt: skip
     if useless is not None:  # what has no effect is no other request
         return replace(request, strength=strength)
     return replace(request, strength=strength, refresh=_REFRESH[refresh], momentum=beta)
@@ -123,6 +121,7 @@ def _guidance_knobs(request: PlaygroundRequest) -> PlaygroundRequest:
 def _strength_knob(request: PlaygroundRequest) -> float:
     """The factor on the guidance: a switch where it is there or not, else a slider."""
     if is_switch(request.guidance):
+        tell_no_truth("switch", instead=request.strength != 0)
         on = st.toggle(
             "System message",
             value=request.strength != 0,
@@ -132,45 +131,18 @@ def _strength_knob(request: PlaygroundRequest) -> float:
             "text with `workbench fit system-prompt --config`.",
         )
         return float(on)
-    return st.slider(
-        "Strength",
-        0.0,
-        3.0,
-        value=request.strength,
-        step=0.1,
-        key="strength",
-        bind="query-params",
+    return bound_slider(
+        "Strength", 0.0, 3.0, value=request.strength, step=0.1, key="strength",
         disabled=request.guidance == NO_GUIDANCE,
-        help="1 as trained or fitted, 0 none; for SVGT, 0 is the bridge at rest.",
-    )
+        help_="1 as trained or fitted, 0 none; for SVGT, 0 is the bridge at rest.",
+    )  # fmt: skip
 
 
 def _sampling_knobs(request: PlaygroundRequest) -> tuple[PlaygroundRequest, str]:
     st.subheader("Sampling", anchor=False)
-    temperature = st.slider(
-        "Temperature",
-        0.0,
-        2.0,
-        value=request.temperature,
-        step=0.1,
-        key="temperature",
-        bind="query-params",
-        help="0 takes the likeliest token at every step.",
-    )
-    top_p = st.slider(
-        "Top-p",
-        0.05,
-        1.0,
-        value=request.top_p,
-        step=0.05,
-        key="top_p",
-        bind="query-params",
-        disabled=temperature == 0,
-        help="Smallest set of likeliest tokens whose probability reaches this; 1 keeps all.",
-    )
-    tokens = st.slider(
-        "Most new tokens", 1, 200, value=request.max_new_tokens, key="tokens", bind="query-params"
-    )
+    temperature = temperature_slider(request.temperature)
+    top_p = top_p_slider(request.top_p, greedy=temperature == 0)
+    tokens = bound_slider("Most new tokens", 1, 200, value=request.max_new_tokens, key="tokens")
     seed = seed_box("The same seed gives the same replies; both columns share random numbers.")
     request = replace(request, temperature=temperature, top_p=top_p, max_new_tokens=tokens)
     return request, seed

@@ -76,7 +76,7 @@ def choice(label: str, names: Mapping[str, str], key: str) -> str:
     """
     options = list(names)
     if len(options) > 1:
-        tell_unknown(key, list(names.values()))
+        tell_unknown(key, list(names.values()), instead=names[options[0]])
     if st.session_state.get(key) not in options:
         st.session_state.pop(key, None)  # it belonged to other records
     if len(options) == 1:

@@ -6,6 +6,7 @@ import streamlit as st
 
 from workbench.pages.catalogue import BACKBONES
 from workbench.pages.run_choice import listed_runs, run_box, tell_unfinished
+from workbench.pages.widgets import tell_unknown
 
 if TYPE_CHECKING:
     from workbench.export.probe_runs import ProbeRun
@@ -21,6 +22,7 @@ def source_box(live: str) -> bool:
     Args:
         live: What a live analysis is made of, for the help.
     """
+    tell_unknown("source", (LIVE, FINISHED), instead=LIVE)
     chosen = st.segmented_control(
         "Numbers from",
         (LIVE, FINISHED),

@@ -68,7 +68,7 @@ def listed_runs(
 
 def _root_box(roots: Sequence[str], *, first: str) -> str:
     options = (*roots, FOLDER)
-    tell_unknown("root", options)
+    tell_unknown("root", options, instead=first)
     chosen = st.selectbox(
         "Folder with runs", options, index=list(roots).index(first), key="root",
         bind="query-params", help="Searched a few levels deep.",

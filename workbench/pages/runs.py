@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 LOOK = "look into one"
 COMPARE = "compare"
+_ALL_KINDS, _ANY_STATUS = "all kinds", "any status"
 _STATUSES = ("finished", "running", "failed", "interrupted")
 _MOST_ROWS = 7
 _FIRST_RUN = (
@@ -39,6 +40,7 @@ def page() -> None:
     if not chosen:
         st.info("No run passes the filters.")
         return
+    tell_unknown("view", (LOOK, COMPARE), instead=LOOK)
     view = st.segmented_control(
         "View", (LOOK, COMPARE), default=LOOK, required=True, key="view", bind="query-params"
     )
@@ -58,16 +60,16 @@ def _filtered(runs: "Sequence[RunView]") -> "list[RunView]":
         "Name or setting contains", key="find", bind="query-params", placeholder="testbed-gpt2"
     ).strip()
     with kind:
-        tell_unknown("kind", kinds)
+        tell_unknown("kind", kinds, instead=_ALL_KINDS)
     with status:
-        tell_unknown("status", _STATUSES)
+        tell_unknown("status", _STATUSES, instead=_ANY_STATUS)
     if not set(st.session_state.get("kind", ())) <= set(kinds):
         del st.session_state["kind"]  # it belonged to another folder
     wanted = kind.multiselect(
-        "Kinds", kinds, key="kind", bind="query-params", placeholder="all kinds"
+        "Kinds", kinds, key="kind", bind="query-params", placeholder=_ALL_KINDS
     )
     states = status.multiselect(
-        "Status", _STATUSES, key="status", bind="query-params", placeholder="any status"
+        "Status", _STATUSES, key="status", bind="query-params", placeholder=_ANY_STATUS
     )
     return [
         run

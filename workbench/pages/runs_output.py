@@ -34,7 +34,7 @@ from workbench.pages.run_browser import RunView
 from workbench.pages.run_choice import tell_unfinished
 from workbench.pages.runs import deletable
 from workbench.pages.summary_output import show_summary
-from workbench.pages.widgets import figure_block, table_block
+from workbench.pages.widgets import figure_block, table_block, tell_no_truth, tell_unknown
 from workbench.runs import RunFolder, delete_run, read_parquet
 
 _MOST_ROWS = 5000
@@ -168,13 +168,16 @@ def compare_runs(runs: Sequence[RunView]) -> None:
     left, right = st.columns([1, 3])
     if st.session_state.get("compared_kind", kinds[0]) not in kinds:
         del st.session_state["compared_kind"]  # it was filtered out
+    tell_unknown("compared_kind", kinds, instead=kinds[0])
     kind = left.selectbox("Kind", kinds, key="compared_kind", bind="query-params")
     by_name = {run.name: run for run in with_numbers if run.kind == kind}
     if not set(st.session_state.get("compared", ())) <= set(by_name):
         del st.session_state["compared"]  # they are of another kind
+    first = list(by_name)[:2]
+    tell_unknown("compared", list(by_name), instead=", ".join(first))
     names = right.multiselect(
         "Runs; the first is what the others are compared with", list(by_name),
-        default=list(by_name)[:2], key="compared", bind="query-params",
+        default=first, key="compared", bind="query-params",
     )  # fmt: skip
     if len(names) < 2:
         st.info("Choose at least two runs.")
@@ -190,10 +193,15 @@ def _side_by_side(rows: Mapping[str, Sequence[Mapping[str, object]]]) -> None:
     left, right = st.columns([3, 1], vertical_alignment="bottom")
     if st.session_state.get("compared_metric", metrics[0]) not in metrics:
         del st.session_state["compared_metric"]  # other runs had it
+    shown = {name: text_of(rows, name).name for name in metrics}
+    with left:
+        tell_unknown("compared_metric", list(shown.values()), instead=shown[metrics[0]])
     metric = left.selectbox(
         "Metric", metrics, key="compared_metric", bind="query-params",
-        format_func=lambda name: text_of(rows, name).name,
+        format_func=shown.__getitem__,
     )  # fmt: skip
+    with right:
+        tell_no_truth("compared_frames", instead=False)
     frames = right.toggle("Single frames too", key="compared_frames", bind="query-params")
     found = compare(rows, metric, frames=frames)
     if len(found.places) <= _MOST_PLACES:

@@ -12,7 +12,8 @@ from workbench.pages.widgets import tell_unknown
 _OWN_FILE = "a YAML file"
 _SIZES = {"1/50": 0.02, "1/10": 0.1, "1/4": 0.25, "1/2": 0.5, "all": 1.0}
 _TESTBED = "testbed"
-_FILES = "files and benchmarks"
+_FILES = "files"
+_DATA = {_TESTBED: "the embedded world", _FILES: "files and benchmarks"}
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def _sidebar() -> TrainingForm:
         backbone = backbone_box()
         config = _config_box()
         st.subheader("Amount", anchor=False)
-        tell_unknown("size", tuple(_SIZES))
+        tell_unknown("size", tuple(_SIZES), instead="all")
         size = st.select_slider(
             "Share of the examples", tuple(_SIZES), value="all", key="size", bind="query-params",
             help="Fewer examples are fewer steps. The validation set keeps its size.",
@@ -83,7 +84,7 @@ def _sidebar() -> TrainingForm:
 
 def _config_box() -> str:
     recipes = (*config_names(FOLDER), _OWN_FILE)
-    tell_unknown("recipe", recipes)
+    tell_unknown("recipe", recipes, instead=recipes[0])
     chosen = st.selectbox(
         "Configuration", recipes, key="recipe", bind="query-params",
         help="What is built and how it is trained. Your own: edit what `workbench train "
@@ -97,9 +98,9 @@ def _config_box() -> str:
 
 
 def _data_box() -> str:
+    tell_unknown("data", tuple(_DATA.values()), instead=_DATA[_TESTBED])
     chosen = st.selectbox(
-        "Data", (_TESTBED, _FILES), key="data", bind="query-params",
-        format_func={_TESTBED: "the embedded world", _FILES: "files and benchmarks"}.__getitem__,
+        "Data", tuple(_DATA), key="data", bind="query-params", format_func=_DATA.__getitem__,
         help="The embedded world is made for the embedded backbones.",
     )  # fmt: skip
     if chosen == _TESTBED:

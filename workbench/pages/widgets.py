@@ -1,11 +1,12 @@
 """What many pages draw (light): a figure with its reading aid and files, a table with its files."""
 
+import math
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -13,6 +14,7 @@ import streamlit as st
 
 from workbench.export.figures import figure_frame, standalone_html
 
+_Number = TypeVar("_Number", int, float)
 _PRINTED = {"svg": "image/svg+xml", "png": "image/png"}
 _HEADER, _ROW = 38, 35
 """Heights of a table's parts, in pixels."""
@@ -30,7 +32,7 @@ def start_with(key: str, value: object) -> None:
         st.session_state[key] = value
 
 
-def tell_unknown(key: str, options: Sequence[str]) -> None:
+def tell_unknown(key: str, options: Sequence[str], *, instead: str) -> None:
     """Say what an address asks of a box in vain: a bound widget drops it without a word.
 
     To be called before the box is first drawn.
@@ -38,14 +40,84 @@ def tell_unknown(key: str, options: Sequence[str]) -> None:
     Args:
         key: Of the widget, and in the address.
         options: What there is, as a person reads it, which is how a bound widget writes it.
+        instead: What the box says where nothing that is asked for is here.
     """
-    if key in st.session_state:
-        return  # the address has been read
-    missing = [name for name in st.query_params.get_all(key) if name not in options]
+    asked = _asked(key)
+    missing = [name for name in asked if name not in options]
     if missing:
-        # As code: an address may hold what Markdown would read as marks.
-        said = ", ".join(f"`{name}`" for name in missing)
-        st.warning(f"The address asks for what is not here: {said}.", icon=":material/link_off:")
+        used = [name for name in asked if name in options] or [instead]
+        _tell_unmet(key, missing, "which is not here", used)
+
+
+def tell_no_truth(key: str, *, instead: bool) -> None:
+    """The same for a toggle, which reads ``true`` and ``false``.
+
+    Args:
+        key: Of the widget, and in the address.
+        instead: Whether it is on where nothing is asked for.
+    """
+    asked = _asked(key)[-1:]
+    if asked and asked[0].lower() not in ("true", "false"):
+        _tell_unmet(key, asked, "which is neither true nor false", [str(instead).lower()])
+
+
+def bound_slider(
+    label: str,
+    lowest: _Number,
+    highest: _Number,
+    *,
+    value: _Number,
+    key: str,
+    step: _Number | None = None,
+    help_: str | None = None,
+    disabled: bool = False,
+) -> _Number:
+    """A slider whose value stands in the address; what the address asks for in vain is told.
+
+    Args:
+        label: Above the slider.
+        lowest: Its left end; whole ends and a whole value take whole numbers only.
+        highest: Its right end.
+        value: Where it stands first.
+        key: Of the widget, and in the address.
+        step: Between two places; 1 or a hundredth of the range by default.
+        help_: What the number does.
+        disabled: Whether it can be moved.
+    """
+    asked = _asked(key)[-1:]
+    chosen = st.slider(
+        label, lowest, highest, value=value, step=step, key=key, bind="query-params",
+        help=help_, disabled=disabled,
+    )  # fmt: skip
+    if asked and _number(asked[0]) != chosen:
+        kind = "whole number" if isinstance(value, int) else "number"
+        _tell_unmet(
+            key, asked, f"which is no {kind} from {lowest:g} to {highest:g}", [f"{chosen:g}"]
+        )
+    return chosen
+
+
+def _asked(key: str) -> list[str]:
+    """What an address asks of a widget that is not drawn yet; later, it has been read."""
+    if key in st.session_state:
+        return []
+    return [text for text in st.query_params.get_all(key) if text]
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _tell_unmet(key: str, asked: Sequence[str], why: str, used: Sequence[str]) -> None:
+    # As code: an address may hold what Markdown would read as marks.
+    said = ", ".join(f"`{key}={text}`" for text in asked)
+    instead = ", ".join(f"`{text}`" for text in used)
+    st.warning(
+        f"The address asks for {said}, {why}. Used instead: {instead}.", icon=":material/link_off:"
+    )
 
 
 def lasting_choice(label: str, options: Sequence[str], *, first: str, key: str) -> str:
@@ -90,7 +162,7 @@ def _wanted(options: Sequence[str], first: Sequence[str], key: str) -> list[str]
         kept = st.session_state[key]
         kept = [kept] if isinstance(kept, str) else kept
         return [name for name in kept if name in options]
-    tell_unknown(key, options)
+    tell_unknown(key, options, instead=", ".join(first))
     return [name for name in st.query_params.get_all(key) if name in options] or list(first)
 
 
