@@ -3,9 +3,10 @@
     python benchmarks/ablations.py run --backbone testbed-llama    # workbench ablate all; resumes
     python benchmarks/ablations.py report                          # tables and results
 
-The report takes whatever has been measured so far, also of a run that is still going on, and says
-what is missing. The prose of docs/ablations.md is written by hand and must agree with the tables,
-which are not.
+``run --only K,stages`` measures a part, into a folder of its own with ``--out``, or into the usual
+one, which grows. The report takes whatever has been measured so far, also of a run that is still
+going on, beside the committed results of other run folders, and says what is missing. The prose of
+docs/ablations.md is written by hand and must agree with the tables, which are not.
 """
 
 import shutil
@@ -17,6 +18,7 @@ import typer
 from workbench.backbone import load_backbone
 from workbench.cli._limits import Device
 from workbench.cli.main import run as run_command
+from workbench.errors import ConfigError
 from workbench.evaluation.ablations import (
     ALL_SEEDS,
     CATALOGUE,
@@ -45,14 +47,17 @@ from workbench.testbed.registry import EMBEDDED
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 ROOT = Path(__file__).resolve().parent.parent
 READ_MODULES = ("workbench", "paper", "paper-fixed")
-Runs = Annotated[Path, typer.Option(help="Where the run folders stand.")]
+RUNS = Path("runs/ablations")
 _HARMFUL_PER_SPLIT = 100
 
 
 @app.command()
 def run(
     backbone: Annotated[str, typer.Option(help="An embedded backbone.")],
-    runs: Runs = Path("runs/ablations"),
+    only: Annotated[str, typer.Option(help="Ablations, separated by commas, or all.")] = "all",
+    out: Annotated[
+        Path | None, typer.Option(help="The run folder; runs/ablations/BACKBONE by default.")
+    ] = None,
     modules: Annotated[Path, typer.Option(help="As benchmarks/embedded.py trains them.")] = Path(
         "runs/embedded/train"
     ),
@@ -60,33 +65,53 @@ def run(
     limit: Annotated[int, typer.Option(help="Prompts of each kind and test split.")] = 60,
     device: Device = "cpu",
 ) -> None:
-    """Run every ablation on one backbone, into ``RUNS/BACKBONE``."""
-    out = runs / backbone
-    command = ["ablate", "all", "--backbone", backbone, "--out", str(out), "--seeds", str(seeds)]
-    command += ["--limit", str(limit), "--modules", str(modules), "--device", device]
-    code = run_command([*command, "--resume"] if (out / RUN_FILE).is_file() else command)
+    """Run every ablation, or some, on one backbone."""
+    folder = out or RUNS / backbone
+    command = ["ablate", only, "--backbone", backbone, "--out", str(folder), "--seeds", str(seeds)]
+    command += ["--limit", str(limit), "--device", device]
+    command += ["--modules", str(modules)] if modules.is_dir() else []
+    code = run_command([*command, "--resume"] if (folder / RUN_FILE).is_file() else command)
     if code:
         raise typer.Exit(code)
 
 
 @app.command()
 def report(
-    runs: Runs = Path("runs/ablations"),
+    runs: Annotated[Path, typer.Option(help="Where the run folders stand.")] = RUNS,
     docs: Annotated[Path, typer.Option(help="Folder of the page and its results.")] = ROOT / "docs",
 ) -> None:
     """Write every table into its place in the page, and the numbers behind them beside it."""
-    records: list[AblationRecord] = []
-    for backbone in EMBEDDED:
-        folder = runs / backbone
-        if (folder / RECORDS_FILE).is_file():
-            found = read_records(folder / RECORDS_FILE)
-            _copy(folder, docs / "results" / "ablations" / backbone, found)
-            records += found
+    results = docs / "results" / "ablations"
+    for file in sorted(runs.glob(f"*/{RECORDS_FILE}")):
+        _copy(file.parent, results / file.parent.name, read_records(file))
+    records = committed_records(results)
     page = docs / "ablations.md"
     for name in CATALOGUE:
         fill_section(page, name, tables_of(records, name))
     fill_section(page, "missing", missing_in(records))
     fill_section(page, "dependence", dependence_table(dependences()))
+
+
+def committed_records(results: Path) -> list[AblationRecord]:
+    """The records of all result folders.
+
+    Raises:
+        ConfigError: Two of them measured the same.
+    """
+    records: list[AblationRecord] = []
+    found_in: dict[tuple[str, str, str], str] = {}
+    for file in sorted(results.glob(f"*/{RECORDS_FILE}")):
+        found = read_records(file)
+        for comparison in comparisons_in(found):
+            other = found_in.setdefault(comparison, file.parent.name)
+            if other != file.parent.name:
+                name, reference, backbone = comparison
+                raise ConfigError(
+                    f"{name} of {reference} on {backbone} was measured twice, in {other} and in "
+                    f"{file.parent.name}: delete one of these folders of {results}"
+                )
+        records += found
+    return records
 
 
 def tables_of(records: list[AblationRecord], name: str) -> str:
@@ -105,7 +130,7 @@ def _seeds(records: list[AblationRecord], comparison: tuple[str, str, str]) -> s
     seeds = {
         r.seed
         for r in records
-        if (r.ablation, r.reference, r.backbone) == comparison and r.seed >= 0
+        if (r.ablation, r.reference, r.backbone) == comparison and r.seed != ALL_SEEDS
     }
     return f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
 
@@ -140,12 +165,12 @@ def dependences() -> list[Dependence]:
 
 
 def _copy(source: Path, target: Path, records: list[AblationRecord]) -> None:
-    """The estimates over all seeds and splits of a kind, as a run folder of their own.
+    """The estimates over all splits of a kind, as a run folder of their own.
 
     ``summary.json``, which the Runs page shows, has those of the test splits alone.
     """
     config = RunFolder.open(source).record.config
-    kept = [r for r in records if r.split in POOLED and r.seed == ALL_SEEDS]
+    kept = [r for r in records if r.split in POOLED]
     shutil.rmtree(target, ignore_errors=True)
     with RunFolder.create(target, kind=RUN_KIND, config=config, seed=0) as run:
         write_parquet(run.file(RECORDS_FILE), records_frame(kept))

@@ -23,7 +23,7 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -48,6 +48,10 @@ SUMMARY_FILE = "summary.json"
 LOCK_FILE = ".lock"
 OUTPUT_FILE = ".output"
 """What a process in the background printed (:mod:`workbench.background`); no part of the run."""
+
+Config = Mapping[str, object]
+Grows = Callable[[Config, Config], bool]
+"""Whether a run of the second config uses, as it is, all that one of the first has made."""
 
 _TEMPORARY = ".writing-"
 _RECORDED_PACKAGES = (
@@ -352,13 +356,16 @@ class RunFolder:
         config: Mapping[str, object],
         seed: int,
         resume: bool = False,
+        grows: Grows = lambda old, new: False,
         device: torch.device | str | None = None,
     ) -> "RunFolder":
         """Take a new or empty folder, or, with ``resume``, continue the same run in an old one.
 
         With ``resume`` an absent run is started, so a script may always pass it; a finished one
         is given back as it is (see ``record.status``). A run may go on on another device: the
-        provenance of each process that worked on it names its own.
+        provenance of each process that worked on it names its own. Where ``grows`` says that the
+        old config grows into the new one (more seeds, say), the run takes the new one and is
+        running again, finished or not.
 
         Raises:
             FolderInUseError: another live process owns the folder.
@@ -377,7 +384,7 @@ class RunFolder:
         lock = _FolderLock.acquire(path)
         try:
             _remove_leftovers(path)
-            record = cls._start_or_continue(path, wanted, resume=resume)
+            record = cls._start_or_continue(path, wanted, resume=resume, grows=grows)
         except BaseException:
             lock.release()
             raise
@@ -418,7 +425,9 @@ class RunFolder:
         return _FolderLock.is_held(Path(path))
 
     @classmethod
-    def _start_or_continue(cls, path: Path, wanted: RunRecord, *, resume: bool) -> RunRecord:
+    def _start_or_continue(
+        cls, path: Path, wanted: RunRecord, *, resume: bool, grows: Grows
+    ) -> RunRecord:
         if not (path / RUN_FILE).exists():
             _write_record(path, wanted)
             return wanted
@@ -434,14 +443,18 @@ class RunFolder:
                 "another folder"
             )
         differences = _differences(found, wanted)
-        if differences:
+        grown = found.seed == wanted.seed and grows(found.config, wanted.config)
+        if differences and not grown:
             raise RunError(
                 f"cannot resume {path}, its run was started differently: {'; '.join(differences)}"
             )
-        if found.status != "finished":
+        if differences or found.status != "finished":
             found = replace(
                 found,
                 status="running",
+                config=wanted.config,
+                finished=None,
+                files={},
                 failure=None,
                 resumed=(*found.resumed, wanted.provenance),
             )

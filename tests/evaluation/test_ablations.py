@@ -35,6 +35,7 @@ from workbench.evaluation.ablations import (
     bridge_dependence,
     compare,
     find_ablation,
+    grows_into,
     records_frame,
     run_ablations,
 )
@@ -64,7 +65,7 @@ from workbench.export.ablation_tables import (
 from workbench.guidance.decoding import generate
 from workbench.guidance.sampling import Sampling
 from workbench.guidance.svgt_bridge import SVGTBridge
-from workbench.runs import RunFolder, read_json, write_json
+from workbench.runs import RunFolder, read_json, write_json, write_parquet
 from workbench.statistics import holm
 from workbench.svgt import (
     BridgeConfig,
@@ -628,6 +629,19 @@ def test_the_page_says_what_is_missing(
     assert missing[1] == "- testbed-gpt2: everything"
 
 
+def test_records_of_several_folders_stand_side_by_side_unless_they_say_the_same(
+    script: ModuleType, some_records: list[AblationRecord], tmp_path: Path
+) -> None:
+    other = [replace(r, ablation="L") for r in some_records]
+    write_parquet(tmp_path / "one" / RECORDS_FILE, records_frame(some_records))
+    write_parquet(tmp_path / "two" / RECORDS_FILE, records_frame(other))
+    found = script.committed_records(tmp_path)
+    assert comparisons_in(found) == comparisons_in([*some_records, *other])
+    write_parquet(tmp_path / "three" / RECORDS_FILE, records_frame(other))
+    with pytest.raises(ConfigError, match="was measured twice, in three and in two"):
+        script.committed_records(tmp_path)
+
+
 def test_the_page_has_a_place_for_every_table() -> None:
     page = (ROOT / "docs" / "ablations.md").read_text(encoding="utf-8")
     for name in (*CATALOGUE, "missing", "dependence"):
@@ -698,6 +712,14 @@ def test_an_interrupted_run_ends_with_the_records_of_an_uninterrupted_one(
     differences = {r.variant: r for r in whole if r.ablation == "strength" and r.split == "test"
                    and r.metric == "cross_entropy" and r.seed == ALL_SEEDS}  # fmt: skip
     assert differences["0"].difference != 0
+
+
+def test_a_run_grows_by_ablations_and_seeds_alone() -> None:
+    old = {"backbone": "b", "limit": 2, "seeds": 1, "ablations": ["K of mine"]}
+    assert grows_into(old, {**old, "seeds": 3, "ablations": ["K of mine", "L of mine"]})
+    assert not grows_into(old, {**old, "ablations": ["L of mine"]})
+    assert not grows_into({**old, "seeds": 2}, old)
+    assert not grows_into(old, {**old, "limit": 3, "seeds": 3})
 
 
 @pytest.mark.slow

@@ -15,7 +15,13 @@ from workbench.evaluation.leaderboard.costs import CostConfig
 from workbench.evaluation.leaderboard.engines import LocalEngine
 from workbench.evaluation.leaderboard.entering import Entering
 from workbench.evaluation.leaderboard.leakage import check_leakage
-from workbench.evaluation.leaderboard.plan import RUN_KIND, BackboneSource, Plan, PromptPlan
+from workbench.evaluation.leaderboard.plan import (
+    RUN_KIND,
+    BackboneSource,
+    Plan,
+    PromptPlan,
+    grows_into,
+)
 from workbench.evaluation.leaderboard.running import (
     COMPARISONS_FILE,
     LEADERBOARD_FILE,
@@ -88,7 +94,7 @@ def run(
             raise Killed
 
     with RunFolder.create(
-        out, kind=RUN_KIND, config=plan.describe(), seed=0, resume=resume
+        out, kind=RUN_KIND, config=plan.describe(), seed=0, resume=resume, grows=grows_into
     ) as folder:
         run_leaderboard(plan, folder, LocalEngine(), costs=COSTS, on_progress=show, n_resamples=20)
     return steps
@@ -176,7 +182,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(
     (cut / "shards" / "none" / "1" / ".writing-0-x.parquet").write_text("half a file")
     with pytest.raises(RunError, match="already holds a run"):
         run(plan, cut)
-    other = plan_of(tiny, cut, "none", None, decoding=sampled, seeds=3)
+    other = plan_of(tiny, cut, "none", None, decoding=sampled, seeds=1)
     with pytest.raises(RunError, match="started differently"):
         run(other, cut, resume=True)
     steps = run(plan, cut, resume=True)
@@ -187,6 +193,35 @@ def test_a_killed_run_goes_on_and_ends_the_same(
         pd.testing.assert_frame_equal(one, two)
     keys = ["method", "seed", "split", "prompt", "metric"]
     assert not pd.read_parquet(cut / "metrics.parquet").duplicated(keys).any()
+
+
+def test_a_run_takes_more_seeds_and_methods_and_measures_nothing_twice(
+    tiny: "TinyModel", tuned: Path, tmp_path: Path
+) -> None:
+    sampled = EvaluationConfig(max_new_tokens=6)
+    whole, grown = tmp_path / "whole", tmp_path / "grown"
+    run(plan_of(tiny, whole, "planted", tuned, decoding=sampled), whole)
+    run(plan_of(tiny, grown, "none", None, decoding=sampled, seeds=1), grown)
+    early = {path: path.stat().st_mtime_ns for path in grown.glob("shards/*/*/*.parquet")}
+    assert set(pd.read_parquet(grown / "costs.parquet")["method"]) == {"none"}
+    steps = run(plan_of(tiny, grown, "planted", tuned, decoding=sampled), grown, resume=True)
+    assert [step.done for step in steps if step.phase == "measure"] == [2, 3, 4, 5, 6, 7, 8]
+    assert {path: path.stat().st_mtime_ns for path in early} == early
+    for name in ("metrics.parquet", REPLIES_FILE, COMPARISONS_FILE):
+        one, two = (pd.read_parquet(folder / name) for folder in (whole, grown))
+        pd.testing.assert_frame_equal(one, two)
+    # Ratios to ``none`` belong to one measurement, so that both methods were timed anew.
+    assert set(pd.read_parquet(grown / "costs.parquet")["method"]) == {"none", "planted"}
+
+
+def test_a_plan_grows_only_where_it_keeps_what_was_measured() -> None:
+    old = {"decoding": {"t": 1}, "methods": {"caa": {"seeds": [0, 1], "0": {"x": 1}, "1": {}}}}
+    more = {"seeds": [0, 1, 2], "0": {"x": 1}, "1": {}, "2": {}}
+    assert grows_into(old, {**old, "methods": {"caa": more, "none": {"seeds": [0], "0": {}}}})
+    assert not grows_into(old, {**old, "methods": {"caa": {**more, "0": {"x": 2}}}})
+    assert not grows_into(old, {**old, "methods": {"caa": {**more, "seeds": [1, 2]}}})
+    assert not grows_into(old, {**old, "methods": {"none": more}})
+    assert not grows_into(old, {"decoding": {"t": 2}, "methods": {"caa": more}})
 
 
 def test_seeds_differ_and_methods_share_their_random_numbers(

@@ -7,7 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -386,6 +386,31 @@ def test_another_configuration_is_refused_by_its_differing_keys(tmp_path: Path) 
             tmp_path / "run", kind="train", config={**CONFIG, "extra": 1}, seed=1, resume=True
         )
     create(tmp_path / "run", resume=True, extra=1).close()  # a refusal leaves the folder free
+
+
+def test_a_run_grows_where_the_new_configuration_keeps_the_old(tmp_path: Path) -> None:
+    def grows(old: Mapping[str, object], new: Mapping[str, object]) -> bool:
+        return int(str(old["seeds"])) <= int(str(new["seeds"]))
+
+    def ask(seeds: int, seed: int = 0) -> RunFolder:
+        return RunFolder.create(
+            tmp_path / "run", kind="k", config={"seeds": seeds}, seed=seed, resume=True, grows=grows
+        )
+
+    with ask(2) as run:
+        run.write_summary([{"a": 1}])
+    with ask(2) as same:
+        assert same.record.status == "finished"
+    grown = ask(3)
+    assert grown.record.status == "running"
+    grown.close()
+    record = RunFolder.open(tmp_path / "run").record
+    assert (record.config, record.finished, dict(record.files)) == ({"seeds": 3}, None, {})
+    assert len(record.resumed) == 1
+    with pytest.raises(RunError, match="seeds was 3, now 2"):
+        ask(2)
+    with pytest.raises(RunError, match="seed was 0, now 1"):
+        ask(4, seed=1)
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:

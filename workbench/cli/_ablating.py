@@ -20,6 +20,7 @@ from workbench.evaluation.ablations import (
     AblationRecord,
     Comparison,
     find_ablation,
+    grows_into,
     run_ablations,
 )
 from workbench.export.ablation_tables import COLUMNS, comparisons_in, read_records, table_rows
@@ -98,6 +99,7 @@ def ablate_with_progress(
         config=plan.describe(),
         seed=0,
         resume=resume,
+        grows=grows_into,
         device=plan.backbone.device,
     ) as run:
         if run.record.status == "finished":

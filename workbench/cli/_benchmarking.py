@@ -16,7 +16,13 @@ from workbench.evaluation.benchmark import EvaluationConfig
 from workbench.evaluation.leaderboard.costs import CostConfig
 from workbench.evaluation.leaderboard.engines import Engine
 from workbench.evaluation.leaderboard.entering import Entering
-from workbench.evaluation.leaderboard.plan import RUN_KIND, BackboneSource, Plan, PromptPlan
+from workbench.evaluation.leaderboard.plan import (
+    RUN_KIND,
+    BackboneSource,
+    Plan,
+    PromptPlan,
+    grows_into,
+)
 from workbench.evaluation.leaderboard.running import COSTS_FILE, Progress, run_leaderboard
 from workbench.evaluation.leaderboard.work import fit_method, shared_backbone, use_one_thread
 from workbench.evaluation.tuning import TUNING_FILE, UTILITY, TuningConfig, tune
@@ -93,6 +99,7 @@ def run_with_progress(
         config=plan.describe(),
         seed=plan.prompts.seed,
         resume=resume,
+        grows=grows_into,
         device=plan.backbone.device,
     ) as run:
         if run.record.status == "finished":

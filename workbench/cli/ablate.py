@@ -30,7 +30,7 @@ A quick look first:
 
 OUT gets records.parquet (every split, with difference to the reference, p and Holm's p),
 summary.json, run.json, and what was trained and measured on the way. After an interruption the
-same command with --resume goes on where it stopped.
+same command with --resume goes on where it stopped; with more NAMES or --seeds it adds those.
 """
 
 
@@ -67,7 +67,10 @@ def ablate(
     device: Device = "cpu",
     dtype: Dtype = "float32",
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted run.")
+        bool,
+        typer.Option(
+            "--resume", help="Go on with an interrupted run, or add ablations and seeds to one."
+        ),
     ] = False,
     show: Annotated[bool, typer.Option("--list", help="Name every ablation and stop.")] = False,
 ) -> None:

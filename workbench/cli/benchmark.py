@@ -29,7 +29,8 @@ are found in [bold]--modules[/bold] as MODULES/BACKBONE/CONFIG/SEED.
 
 OUT gets leaderboard.parquet and summary.json (estimates with 95% intervals), comparisons.parquet,
 costs.parquet, metrics.parquet, replies.parquet, and the leaderboard as Markdown, LaTeX and figure.
-After an interruption the same command with --resume goes on with the first shard that is missing.
+After an interruption the same command with --resume goes on with the first shard that is missing;
+with more --seeds or --methods it adds those and keeps the rest.
 
 Time is worth measuring on a quiet machine only. Measure everything else wherever it is fast, and
 add the costs there:
@@ -99,7 +100,10 @@ def benchmark(
         ),
     ] = "local",
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an interrupted benchmark.")
+        bool,
+        typer.Option(
+            "--resume", help="Go on with an interrupted benchmark, or add seeds and methods to one."
+        ),
     ] = False,
 ) -> None:
     """Compare methods; see ``_HELP``."""

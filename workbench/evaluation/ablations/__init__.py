@@ -24,6 +24,7 @@ from workbench.evaluation.ablations.running import (
     RUN_KIND,
     AblationPlan,
     Comparison,
+    grows_into,
     headline,
     run_ablations,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "bridge_dependence",
     "compare",
     "find_ablation",
+    "grows_into",
     "headline",
     "records_frame",
     "run_ablations",

@@ -11,10 +11,11 @@ Records are written anew after every ablation, so that an interrupted run alread
 found. The references and no guidance are measured once for all ablations.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -96,7 +97,7 @@ class AblationPlan:
         ]
 
     def describe(self) -> dict[str, object]:
-        """What a run folder keeps and a resumed run must agree with."""
+        """What a run folder keeps; a resumed run may add to it, see :func:`grows_into`."""
         return {
             "backbone": self.backbone.name,
             "weights_hash": self.backbone.weights_hash,
@@ -107,6 +108,16 @@ class AblationPlan:
             "limit": self.limit,
             "decoding": to_mapping(self.decoding),
         }
+
+
+def grows_into(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether a plan so described measures all that the old one does: more ablations or seeds."""
+    fixed = set(old) - {"ablations", "seeds"}
+    return (
+        all(old[key] == new.get(key) for key in fixed)
+        and set(old["ablations"]) <= set(new["ablations"])
+        and old["seeds"] <= new["seeds"]
+    )
 
 
 OnSubject = Callable[[str, int], None]

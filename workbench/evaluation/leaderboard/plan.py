@@ -8,6 +8,7 @@ Everything here is a plain record, so that a shard can be sent to another proces
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from workbench.config import to_mapping
 from workbench.errors import ConfigError
@@ -131,7 +132,7 @@ class Plan:
         ]
 
     def describe(self) -> dict[str, object]:
-        """What a run folder keeps and a resumed run must agree with; engines change nothing."""
+        """What a run folder keeps; a resumed run may add to it, see :func:`grows_into`."""
         return {
             "backbone": self.backbone_name,
             "weights_hash": self.weights_hash,
@@ -148,6 +149,21 @@ class Plan:
             "seeds": [entrant.seed for entrant in entered],
             **{str(entrant.seed): dict(entrant.identity) for entrant in entered},
         }
+
+
+def grows_into(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether a plan so described measures all that the old one does, and more.
+
+    More methods and more seeds may come; what is there keeps its weights, prompts and decoding.
+    """
+    if any(old[key] != new.get(key) for key in old if key != "methods"):
+        return False
+    entered = new["methods"]
+    return all(
+        set(found["seeds"]) <= set(entered.get(method, {"seeds": ()})["seeds"])
+        and all(found[str(seed)] == entered[method][str(seed)] for seed in found["seeds"])
+        for method, found in old["methods"].items()
+    )
 
 
 def method_name(spec: GuidanceSpec) -> str:

@@ -153,10 +153,16 @@ def _called(entrant: Entrant) -> str:
 def _costs(
     plan: Plan, run: RunFolder, config: CostConfig | None, on_progress: OnProgress
 ) -> pd.DataFrame:
-    """Costs of every method at its first seed, measured in this process; or an empty table."""
+    """Costs of every method at its first seed, measured in this process; or an empty table.
+
+    Ratios belong to one measurement: where a method has joined, all are measured anew.
+    """
     path = run.file(COSTS_FILE)
     if path.exists():
-        return read_parquet(path)
+        known = read_parquet(path)
+        if set(known["method"]) == set(plan.methods):
+            return known
+        path.unlink()
     if config is None:
         return pd.DataFrame(columns=list(COST_COLUMNS))
     use_one_thread()
