@@ -186,6 +186,7 @@ def safety_margin(
         batch_size: Replies a pass.
 
     Raises:
+        CheckpointError: The writer is a value module that was trained for another backbone.
         DataError: ``n_tokens`` below 1.
         ContextLengthError: A prompt with its reply exceeds the context.
     """

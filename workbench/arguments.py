@@ -44,7 +44,7 @@ _LONGEST = 60
 
 
 def typed_arguments(function: Callable[P, R]) -> Callable[P, R]:
-    """A function that refuses arguments of another type than its signature names.
+    """A function or method that refuses arguments of another type than its signature names.
 
     Raises:
         ConfigError: By the function that comes out; argument, value and what is needed are named.
@@ -56,7 +56,8 @@ def typed_arguments(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         for name, value in signature.bind(*args, **kwargs).arguments.items():
-            _require(name, value, hints()[name])
+            if name in hints():  # a method's self has no hint
+                _require(name, value, hints()[name])
         return function(*args, **kwargs)
 
     return checked
@@ -226,4 +227,6 @@ def _many(hint: object) -> str:
         return f"choices from {', '.join(map(repr, get_args(hint)))}"
     if get_origin(hint) in (Union, UnionType):
         return " or ".join(_many(member) for member in get_args(hint))
+    if get_origin(hint) in (tuple, Sequence):
+        return f"lists of {_many(get_args(hint)[0])}"
     return _MANY.get(hint, f"values of the type {getattr(hint, '__name__', hint)}")

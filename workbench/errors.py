@@ -55,3 +55,7 @@ class DataError(WorkbenchError):
 
 class ExportError(WorkbenchError):
     """A run cannot be exported: unfinished, of a kind without tables, or the target is taken."""
+
+
+class WorkbenchWarning(UserWarning):
+    """What goes on and should be known; the command line prints it as one line, ``note: ...``."""

@@ -104,6 +104,7 @@ def collect(
             that is neither true nor false.
         ConfigError: No such layer or site, a module that does not fit the backbone or would drop
             units at random, or a guidance that cannot be teacher-forced.
+        CheckpointError: A value module was trained for another backbone; both are named.
         TokenError: A text has words that the backbone does not know; the example is named.
         ContextLengthError: An example with its slots exceeds the context; it is named.
         NonFiniteError: A state is NaN or infinite; the example is named.
@@ -359,6 +360,7 @@ def _check_readers(readers: Mapping[str, ValueModule], backbone: Backbone) -> No
         reader.config.validate_for(
             n_layers=backbone.n_layers, d_model=backbone.d_model, backbone=backbone.name
         )
+        reader.require_backbone(backbone)
         if any(part.training for part in reader.children()):
             raise ConfigError(
                 f"the value module '{name}' is in training mode and drops units at random: "

@@ -192,6 +192,15 @@ def test_an_unknown_number_type() -> None:
         parse_dtype("int8")
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn])
+def test_a_number_type_that_holds_no_weights(dtype: torch.dtype) -> None:
+    from workbench.backbone import load_backbone
+    from workbench.errors import BackboneError
+
+    with pytest.raises(BackboneError, match=f"cannot be held in {dtype}: use .*torch.bfloat16"):
+        load_backbone("testbed-llama", dtype=dtype)
+
+
 @pytest.mark.parametrize(
     "error",
     [

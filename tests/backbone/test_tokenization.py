@@ -141,6 +141,16 @@ def test_encoding_pads_left_and_responses_pad_right(backbone: "TransformerLensBa
     assert responses.mask.tolist() == [[True] * 3, [True, False, False]]
 
 
+def test_one_text_where_a_list_is_meant_is_refused(backbone: "TransformerLensBackbone") -> None:
+    """Its letters would be read as prompts."""
+    from workbench.errors import ConfigError
+
+    with pytest.raises(ConfigError, match=r"prompts = 't1' \(str\): a list of texts or lists of"):
+        backbone.encode("t1")
+    with pytest.raises(ConfigError, match=r"texts = 't1' \(str\): a list of texts is needed"):
+        backbone.encode_responses("t1")
+
+
 def test_decoding_returns_the_text(backbone: "TransformerLensBackbone") -> None:
     ids = backbone.encode_responses(["t1 t2 t3"]).ids.tolist()
     assert backbone.decode(ids) == ["t1 t2 t3"]

@@ -210,6 +210,10 @@ def test_a_configuration_can_be_given(
     (tmp_path / "bad.yaml").write_text("behavior: refuse\n")
     bad = fitting(checkpoint, tmp_path / "bad", "--config", str(tmp_path / "bad.yaml"))
     assert "did you mean 'behaviour'" in mistake(capsys, bad)
+    (tmp_path / "deep.yaml").write_text("layer: 77\n")
+    deep = ["fit", "caa", "--backbone", str(checkpoint), "--out", str(tmp_path / "deep")]
+    line = mistake(capsys, [*deep, "--examples", "8", "--config", str(tmp_path / "deep.yaml")])
+    assert f"{tmp_path / 'deep.yaml'}: layer = 77: {checkpoint} has blocks 0 to 2" in line
     assert "planted does not ship" in mistake(capsys, fitting(checkpoint, tmp_path / "none"))
     both = fitting(checkpoint, tmp_path / "both", "--tune", "--config", str(tmp_path / "mine.yaml"))
     assert "leave one of them out" in mistake(capsys, both)

@@ -94,12 +94,25 @@ def test_numbers_in_the_table() -> None:
         "metric": "harm_rate", "estimate": 0.1234, "low": 0.05, "high": 0.2, "n": 9, "seed": 0,
     }  # fmt: skip
     missing = {**row, "metric": "on_topic_rate", "estimate": None, "low": None, "high": None}
+    elsewhere = {**row, "split": "t", "metric": "on_topic_rate"}
     frame = {**row, "frame": "direct", "estimate": 0.99}
-    rates = result_tables([row, missing, frame])[0]
+    [rates] = result_tables([elsewhere, row, missing, frame])
     cells = {column.header: list(column.cells)[-1] for column in rates.columns}
     assert cells["harm"] == "12.3\n[dim]5.0–20.0[/dim]"
     assert cells["on topic"] == "–"
     assert cells["split / guidance"] == "  svgt:paper"
+
+
+def test_what_was_not_measured_is_no_table_and_no_column() -> None:
+    row = {
+        "backbone": "b", "guidance": "svgt", "config": "paper", "split": "s", "frame": "all",
+        "metric": "refusal_rate", "estimate": 0.5, "low": 0.1, "high": 0.9, "n": 9, "seed": 0,
+    }  # fmt: skip
+    unscored = {**row, "metric": "harm_rate", "estimate": None, "low": None, "high": None}
+    change = {**unscored, "metric": "harm_reduction"}
+    [rates] = result_tables([row, unscored, change])
+    assert [column.header for column in rates.columns] == ["split / guidance", "refusal"]
+    assert result_tables([unscored, change]) == []
 
 
 def test_two_evaluations_into_one_folder(checkpoint: Path, folder: Path, capsys: Captured) -> None:

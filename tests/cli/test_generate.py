@@ -151,6 +151,12 @@ def test_an_unknown_configuration(checkpoint: Path, capsys: Captured) -> None:
     assert "workbench train --backbone" in line
 
 
+def test_where_nothing_ships_doing_without_is_said(checkpoint: Path, capsys: Captured) -> None:
+    line = mistake(capsys, "--backbone", str(checkpoint), *ASK)
+    assert f"no value module 'workbench' ships for {checkpoint}, nor any other" in line
+    assert "--guidance none replies with the plain model" in line
+
+
 def test_a_truncated_module(
     checkpoint: Path, value_module: Path, tmp_path: Path, capsys: Captured
 ) -> None:

@@ -223,7 +223,9 @@ def test_prompts_of_ones_own(checkpoint: Path, tmp_path: Path) -> None:
         ("instability", ["--contrasts", "moral"], "unknown contrast 'moral': choose from prompt"),
         ("instability", ["--limit", "3"], "has 3 harmful examples"),
         ("instability", ["--limit", "0"], "greater than or equal to 1"),
-        ("instability", ["--prompts", "/no/such.jsonl"], "cannot read /no/such.jsonl"),
+        ("instability", ["--prompts", "mine.jsonl"], "--limit counts requests of the embedded"),
+        ("anchoring", ["--prompts", "mine.jsonl"], "is taken whole: leave --limit out"),
+        ("reliability", ["--prompts", "mine.jsonl"], "is taken whole: leave --limit out"),
         ("instability", ["--guidance", "dpo"], "the guidance 'dpo' has no value module"),
         ("anchoring", ["--guidance", "none"], "the guidance 'none' has no bridge"),
         ("anchoring", [], "no value module 'workbench' ships for"),
@@ -239,6 +241,11 @@ def test_mistakes(
     arguments = quick(probe, checkpoint, tmp_path / "run", *options)
     assert message in mistake(capsys, arguments)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_file_that_is_not_there(tmp_path: Path, capsys: Captured) -> None:
+    arguments = ["probe", "instability", "--out", str(tmp_path / "run"), "--prompts", "/no/such"]
+    assert "cannot read /no/such" in mistake(capsys, arguments)
 
 
 def test_a_file_with_one_class(checkpoint: Path, tmp_path: Path, capsys: Captured) -> None:

@@ -1,6 +1,7 @@
 """Training, evaluating and collecting on files from the command line: what is shown and kept."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -86,13 +87,17 @@ def test_a_training_on_a_file_shows_its_data_and_is_used_to_evaluate(
     )
     assert run([*train, "--check-against", str(test_set)]) == 0
     err = capsys.readouterr().err
+    assert err.count("have no 'group'") == 1
+    assert f"note: {test_set}: 4 of 4 examples have no 'group' and count as independent" in err
     assert "Examples" in err
     assert "1 prompts" in err
     assert "6 (50%)" in err  # of each class in training
     assert "train and validation against test: of its 4 prompts 1 stand here word for word" in err
     assert "--drop-overlaps leaves them out" in err
     assert "train against validation: of its 4 prompts 0 stand here" in err
+    assert re.search(r"bce \S+  accuracy \S+  f1 \S+  auroc \S+ \(n 4\)", err)
     assert "refusal_rate" in err
+    assert re.search(r"unscored_rate \S+ \(n 2\)", err)
     assert "harm_rate" not in err
     assert "safe reply to a harmless prompt" in err
     record = RunFolder.open(tmp_path / "run").record
@@ -116,6 +121,28 @@ def test_a_training_on_a_file_shows_its_data_and_is_used_to_evaluate(
     assert run([*evaluate, "--out", str(tmp_path / "eval"), "--resume"]) == 0
     write(test_set, [{"prompt": "how do i burn my car ?", "prompt_harm": True}])
     assert "sha256 was" in mistake(capsys, [*evaluate, "--out", str(tmp_path / "eval"), "--resume"])
+
+
+def test_every_number_of_a_validation_says_how_many_it_was_taken_on() -> None:
+    from workbench.cli._training import _metrics_text
+    from workbench.data.assembly import DataReport
+    from workbench.data.example import as_conversation
+    from workbench.data.training import LabelledPair, LabelledPrompt, SafeTarget, ValueData
+    from workbench.evaluation.training_data import PreparedData
+
+    asked = as_conversation("hello")
+    data = ValueData(
+        [LabelledPrompt(asked, True)] * 7,
+        [LabelledPair(asked, "no", True)] * 5 + [LabelledPair(asked, "no", False, "", True)] * 3,
+        [SafeTarget(asked, "no")] * 6,
+    )
+    prepared = PreparedData(data, data, DataReport([]), n_measured=32)
+    bridge = {"ce": 1.0, "norm": 2.0, "refusal_rate": 0.5, "unscored_rate": 0.25}
+    told = "ce 1.000  norm 2.000 (n 6)  refusal_rate 0.500 (n 24)  unscored_rate 0.250 (n 32)"
+    assert _metrics_text("bridge", bridge, prepared) == told
+    pairs = {"auroc": 0.9, "ambiguous_auroc": 0.8, "trigger_auroc": 1.0}
+    told = "auroc 0.900 (n 8)  ambiguous_auroc 0.800 (n 3)  trigger_auroc 1.000 (n 7)"
+    assert _metrics_text("conditional", pairs, prepared) == told
 
 
 def test_a_limit_and_a_balance_reach_the_data(train: list[str], tmp_path: Path) -> None:

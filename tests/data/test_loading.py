@@ -11,7 +11,7 @@ from workbench.data.loading import (
     load_named,
     split_specs,
 )
-from workbench.errors import DataError
+from workbench.errors import ConfigError, DataError
 
 
 def own_file(path: Path, *prompts: str) -> Path:
@@ -54,6 +54,11 @@ def test_sources_and_own_files_are_read_under_names_that_differ(tmp_path: Path) 
 def test_what_cannot_be_read_says_what_to_do(spec: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         load_examples(spec)
+
+
+def test_one_name_where_a_list_is_meant_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"specs = 'a\.jsonl' .* a list of texts is needed"):
+        load_named("a.jsonl")
 
 
 def test_digests_follow_content_and_not_the_file(tmp_path: Path) -> None:

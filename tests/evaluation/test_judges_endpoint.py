@@ -249,8 +249,24 @@ def test_where_nothing_answers_it_is_an_error(stub: Stub) -> None:
     closed = EndpointJudge(
         EndpointConfig("m", "http://127.0.0.1:9", service=ServiceConfig(attempts=1))
     )
-    with pytest.raises(ConfigError, match="cannot be reached"):
+    with pytest.raises(ConfigError, match=r"cannot be reached .* check the address and the net"):
         closed.judge(rows("a"))
+
+
+def test_the_keys_variable_is_named_where_no_key_was_sent(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(KEY, raising=False)
+    for status, told in ((401, "wants a key"), (404, "answers 404"), (503, "answered none of 1")):
+        stub.answers = [Answer("", status)]
+        judge, _ = judge_at(stub)
+        with pytest.raises(ConfigError, match=f"{told}.* environment variable {KEY}"):
+            judge.judge(rows("a"))
+    monkeypatch.setenv(KEY, SECRET)
+    judge, _ = judge_at(stub)
+    with pytest.raises(ConfigError, match="answered none of 1") as caught:
+        judge.judge(rows("a"))
+    assert KEY not in str(caught.value)  # it is not the key that is missing
 
 
 @pytest.mark.parametrize("status", [401, 403])

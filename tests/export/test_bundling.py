@@ -16,7 +16,7 @@ from workbench.cli.main import run as run_command
 from workbench.errors import ExportError
 from workbench.export.bundling import FORMATS, export_runs
 from workbench.export.citation import PAPER_ARXIV, PAPER_TITLE, SOFTWARE_TITLE, bibtex
-from workbench.export.column_meanings import is_known
+from workbench.export.column_meanings import UNKNOWN, meaning_of
 from workbench.export.probe_runs import run_kind
 from workbench.export.run_contents import distinct_names
 from workbench.runs import RunFolder, read_parquet
@@ -220,7 +220,14 @@ def test_every_column_of_the_shipped_records_has_a_meaning() -> None:
     assert files
     columns = {(f.stem, str(c)) for f in files for c in pd.read_parquet(f).columns}
     columns |= {("summary", key) for row in evaluation_rows() for key in row}
-    assert [name for name in sorted(columns) if not is_known(name[1])] == []
+    unknown = [name for name in sorted(columns) if meaning_of("", *name) == UNKNOWN]
+    assert unknown == []
+
+
+def test_a_column_without_a_meaning_is_told_so() -> None:
+    assert meaning_of("evaluate", "summary", "estimate") == "its estimate; empty: not measured"
+    assert meaning_of("fit", "tuning", "estimate").startswith("change against no guidance")
+    assert meaning_of("evaluate", "summary", "zeal") == UNKNOWN
 
 
 def test_the_citation_is_that_of_the_project() -> None:

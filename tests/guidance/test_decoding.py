@@ -527,6 +527,8 @@ def test_bad_requests(backbone: "TransformerLensBackbone", module: "ValueModule"
     from workbench.guidance import GREEDY, NoGuidance, Sampling, SVGTBridge, generate
 
     plain, greedy = NoGuidance(), {"max_new_tokens": 5, "sampling": GREEDY}
+    with pytest.raises(ConfigError, match=r"prompts = 't1' .str.: a list of texts"):
+        generate(backbone, "t1", plain, **greedy)
     with pytest.raises(TokenError, match="empty"):
         generate(backbone, ["t1", " "], plain, **greedy)
     with pytest.raises(ConfigError, match="at least one token"):

@@ -131,3 +131,16 @@ def test_fields_of_a_configuration(given: dict[str, Any], message: str) -> None:
     assert Config(names=("b", "c"), part=Part(2)).span == (0, 1)
     with pytest.raises(ConfigError, match=message):
         Config(**given)
+
+
+def test_a_methods_arguments_are_checked_and_self_is_not() -> None:
+    class Asker:
+        @typed_arguments
+        def ask(self, names: Sequence[str | tuple[int, ...]], *, seed: Seed = 0) -> int:
+            return len(names) + seed
+
+    assert Asker().ask(["a", (1, 2)], seed=3) == 5
+    with pytest.raises(ConfigError) as caught:
+        Asker().ask("ab")
+    needed = "names = 'ab' (str): a list of texts or lists of whole numbers is needed"
+    assert str(caught.value) == needed

@@ -7,7 +7,7 @@ import pytest
 
 from workbench.data.example import Example, Message
 from workbench.data.files import read_examples
-from workbench.errors import DataError
+from workbench.errors import DataError, WorkbenchWarning
 
 
 def _write(path: Path, *lines: object) -> Path:
@@ -69,6 +69,22 @@ def test_a_pair_is_a_label_and_one_group_by_default(tmp_path: Path) -> None:
     found = read_examples(path)
     assert [example.labels for example in found] == [{"pair": "p"}, {"pair": "p"}, {"pair": "q"}]
     assert [example.group for example in found] == ["p", "p", "g"]
+
+
+def test_examples_without_a_group_are_told_of_once_with_the_consequence(tmp_path: Path) -> None:
+    alone = {"prompt": "hello"}
+    file = _write(tmp_path / "mine.jsonl", alone, alone, {"prompt": "bye", "group": "g"})
+    with pytest.warns(WorkbenchWarning) as told:
+        read_examples(file)
+    [warning] = told
+    assert f"{file}: 2 of 3 examples have no 'group'" in str(warning.message)
+    assert "intervals come out too narrow" in str(warning.message)
+
+
+@pytest.mark.filterwarnings("error")
+def test_groups_pairs_and_a_single_example_are_read_in_silence(tmp_path: Path) -> None:
+    grouped, paired = {"prompt": "a", "group": "g"}, {"prompt": "b", "pair": "p"}
+    assert len(read_examples(_write(tmp_path / "x.jsonl", grouped, paired, {"prompt": "c"}))) == 3
 
 
 def test_a_pair_in_two_groups_is_named(tmp_path: Path) -> None:

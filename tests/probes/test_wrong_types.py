@@ -163,3 +163,28 @@ def test_parts_of_contrasts_and_pairs(planted: Any) -> None:  # noqa: ANN401
     pairs = ReplyPairs(("a",), ("b",), ("c",), ("d",), ("e",), (True,))
     refuses(pairs, {"safe": ["b"]})
     refuses(pairs, {"prompts": (3,)})
+
+
+def test_a_value_module_of_another_backbone_of_the_same_width(tmp_path: Path) -> None:
+    from probes.collection import collect
+    from probes.margins import embedded_pairs, safety_margin
+    from workbench.backbone import load_backbone
+    from workbench.errors import CheckpointError
+    from workbench.guidance import GREEDY, SVGTBridge, generate
+    from workbench.guidance.registry import load_module
+    from workbench.testbed.crossed import crossed_examples
+
+    module = load_module("workbench", load_backbone("testbed-llama"))
+    other = load_backbone("testbed-llama-anchored")
+    pairs = embedded_pairs(("direct",), n_intents=1, seed=0)
+    examples = crossed_examples(("direct",), n_per_class=1, seed=0)
+    bridge = SVGTBridge(module, refresh=None)
+    for use in (
+        lambda: safety_margin(other, pairs, module),
+        lambda: collect(other, examples, tmp_path / "s", readers={"mine": module}),
+        lambda: collect(other, examples, tmp_path / "s", guidance=bridge),
+        lambda: generate(other, pairs.prompts, bridge, max_new_tokens=1, sampling=GREEDY),
+    ):
+        with pytest.raises(CheckpointError, match=r"for testbed-llama, .* testbed-llama-an"):
+            use()
+    assert not (tmp_path / "s").exists()

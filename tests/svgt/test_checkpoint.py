@@ -119,9 +119,17 @@ def test_a_backbone_of_another_shape_is_refused(folder: Path) -> None:
         load_value_module(folder, replace(BACKBONE, n_layers=3))
 
 
+def test_a_loaded_module_knows_its_backbone_wherever_it_is_used(folder: Path) -> None:
+    module = load_value_module(folder, None)
+    module.require_backbone(BACKBONE)
+    with pytest.raises(CheckpointError, match="'workbench' was trained for tiny, whose weights"):
+        module.require_backbone(replace(BACKBONE, name="other", weights_hash="c" * 64))
+
+
 def test_an_imported_module_has_no_backbone_to_compare(tmp_path: Path, module: ValueModule) -> None:
     save_value_module(tmp_path, module, backbone=None)
-    load_value_module(tmp_path, replace(BACKBONE, weights_hash="d" * 64))
+    other = replace(BACKBONE, weights_hash="d" * 64)
+    load_value_module(tmp_path, other).require_backbone(other)
 
 
 @pytest.mark.parametrize("name", [WEIGHTS_FILE, RECORD_FILE])

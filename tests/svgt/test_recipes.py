@@ -2,17 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from workbench.config import from_mapping, to_mapping
+from workbench.config import dump_yaml, from_mapping, to_mapping
 from workbench.errors import ConfigError
 from workbench.svgt import ValueModule, recipes
 from workbench.svgt.config import EMBEDDING_LAYER
 from workbench.svgt.curriculum import CurriculumConfig, Recipe, StageConfig
 from workbench.svgt.objectives import BridgeLossWeights
-from workbench.svgt.recipes import DEFAULT_RECIPE, RECIPES, default_layer, make_recipe
+from workbench.svgt.recipes import (
+    DEFAULT_RECIPE,
+    RECIPES,
+    default_layer,
+    make_recipe,
+    named_recipe,
+)
 
 SIZES = [(96, 6), (90, 5), (768, 12), (1536, 28), (2304, 26)]
 WIDTHS_AND_DEPTHS = [pytest.param(*size, id=f"{size[0]}x{size[1]}") for size in SIZES]
@@ -175,3 +182,30 @@ def test_heads_divide_any_width(name: str) -> None:
         assert d_model % module.bridge.n_heads == 0 or module.bridge.kind != "attention"
         assert module.d_value % module.encoder.n_heads == 0
         assert 24 / 2 <= module.layer < 24
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"d_model": 768}, "module.d_model = 768: "),
+        ({"layer": 5}, "module.layer = 5 is out of range for tiny with 6 blocks"),
+        ({"encoder": {"n_heads": 4, "layer": 6}}, "module.encoder.layer = 6 is out of range"),
+        ({"score_layer": 6}, "module.score_layer = 6 is out of range"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_named_with_key_and_remedy(
+    changes: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    written = small("workbench")
+    module = from_mapping(
+        type(written.module), {**to_mapping(written.module), **changes}, where="here"
+    )
+    file = tmp_path / "mine.yaml"
+    file.write_text(dump_yaml(replace(written, module=module)))
+    with pytest.raises(ConfigError) as caught:
+        named_recipe(str(file), d_model=96, n_layers=6, backbone="tiny")
+    assert f"{file}: {message}" in str(caught.value)
+    assert "`workbench train --backbone tiny --print-config > mine.yaml`" in str(caught.value)
+    file.write_text(dump_yaml(written))
+    assert named_recipe(str(file), d_model=96, n_layers=6, backbone="tiny") == written
+    assert named_recipe("workbench", d_model=96, n_layers=6, backbone="tiny") == written

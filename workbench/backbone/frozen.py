@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from workbench.arguments import typed_arguments
 from workbench.backbone import watching
 from workbench.backbone.adapters import AdaptedWeights, LinearMap, LinearWeights
 from workbench.backbone.cache import SlotCache
@@ -163,6 +164,7 @@ class FrozenBackbone(ABC):
 
     # ---------------------------------------------------------------- texts
 
+    @typed_arguments
     def encode(self, prompts: Sequence[Prompt]) -> TokenBatch:
         """Prompts as a left-padded batch, by the chat template where the tokenizer has one.
 
@@ -170,6 +172,7 @@ class FrozenBackbone(ABC):
             prompts: Conversations, or strings that stand for one user turn.
 
         Raises:
+            ConfigError: One text instead of a list of them.
             TokenError: An empty prompt, or words outside the vocabulary, which it names.
             ContextLengthError: A prompt longer than the context; nothing is ever cut.
         """
@@ -178,10 +181,12 @@ class FrozenBackbone(ABC):
             self.check_context(len(row), n_slots=0, n_new=0)
         return pad_rows(rows, pad_id=self.pad_id, side="left", device=self.device)
 
+    @typed_arguments
     def encode_responses(self, texts: Sequence[str]) -> TokenBatch:
         """Responses as a right-padded batch, each closed by the end token.
 
         Raises:
+            ConfigError: One text instead of a list of them.
             TokenError: Words outside the vocabulary, or a tokenizer without an end token.
             ContextLengthError: A response longer than the context.
         """

@@ -55,6 +55,8 @@ DTYPES: Mapping[str, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+_HELD = (*DTYPES.values(), torch.float64)
+"""What weights can be held in: float64, twice the memory, is for exact comparisons alone."""
 
 _SMALLER = "take a smaller model, or hold it in half the memory with --dtype bfloat16"
 
@@ -75,7 +77,8 @@ def load_backbone(
             or a hub id (``org/model``), taken from the local cache when it is there.
         device: Torch device; ``"auto"`` spreads the blocks over all graphics cards, and a mapping
             says which module of the checkpoint lies where (``device_map`` of Transformers).
-        dtype: Number type the weights are held in, or its name.
+        dtype: Number type the weights are held in, or its name: float32, bfloat16 or float16;
+            torch.float64 for exact comparisons.
         n_ctx: Allow this many positions, more than the model states. Rotary positions are simply
             counted on; nothing is rescaled or trained, so what the model does there must be
             measured.
@@ -85,11 +88,11 @@ def load_backbone(
             stands in the environment variable NDIF_API_KEY); ``"local"`` simulates that here.
 
     Raises:
-        BackboneError: Unknown name, device or backend; missing, truncated or non-finite weights; no
-            safetensors, no tokenizer, or a model that is not decoder-only; a device map that does
-            not fit; more positions asked of a model that learned an embedding for each; or a family
-            outside the tested ones that fails the check of :mod:`workbench.backbone.self_check`.
-            The message says what to do.
+        BackboneError: Unknown name, device, number type or backend; missing, truncated or
+            non-finite weights; no safetensors, no tokenizer, or a model that is not decoder-only; a
+            device map that does not fit; more positions asked of a model that learned an embedding
+            for each; or a family outside the tested ones that fails the check of
+            :mod:`workbench.backbone.self_check`. The message says what to do.
         MemoryLimitError: No room for the weights.
     """
     name = str(name_or_path)
@@ -98,7 +101,7 @@ def load_backbone(
     if remote and backend != NNSIGHT:
         raise BackboneError(f"{backend} runs no remote models: use the backend {NNSIGHT}")
     wanted = _parse_placement(device)
-    number_type = parse_dtype(dtype) if isinstance(dtype, str) else dtype
+    number_type = parse_dtype(dtype)
     source = _resolve(name)
     if remote is True:
         _check_remote(name, source)
@@ -253,15 +256,22 @@ def _n_rows(model: PreTrainedModel) -> int:
     return len(weight)
 
 
-def parse_dtype(name: str) -> torch.dtype:
-    """The number type of a name.
+def parse_dtype(wanted: torch.dtype | str) -> torch.dtype:
+    """A number type that weights can be held in, by its name or as it is.
 
     Raises:
-        BackboneError: Another name than float32, bfloat16 or float16.
+        BackboneError: Another name than float32, bfloat16 or float16, or a type that is neither
+            one of these nor torch.float64.
     """
-    if name not in DTYPES:
-        raise BackboneError(f"unknown number type '{name}': use {', '.join(DTYPES)}")
-    return DTYPES[name]
+    if isinstance(wanted, str):
+        if wanted not in DTYPES:
+            raise BackboneError(f"unknown number type '{wanted}': use {', '.join(DTYPES)}")
+        return DTYPES[wanted]
+    if wanted not in _HELD:
+        raise BackboneError(
+            f"a backbone cannot be held in {wanted}: use one of {', '.join(map(str, _HELD))}"
+        )
+    return wanted
 
 
 def _check_remote(name: str, source: str) -> None:

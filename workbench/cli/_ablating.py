@@ -9,7 +9,6 @@ from rich.table import Table
 
 from workbench.backbone.protocol import Backbone
 from workbench.cli._console import output, progress_bar
-from workbench.config import load_yaml
 from workbench.errors import ConfigError
 from workbench.evaluation.ablations import (
     CATALOGUE,
@@ -27,7 +26,7 @@ from workbench.export.ablation_tables import COLUMNS, comparisons_in, read_recor
 from workbench.runs import RunFolder
 from workbench.svgt.curriculum import Recipe, TrainingEvent
 from workbench.svgt.curriculum.loop import OnEvent
-from workbench.svgt.recipes import make_recipe
+from workbench.svgt.recipes import named_recipe
 
 ALL = "all"
 _NAME_WIDTH = 20
@@ -75,14 +74,12 @@ def comparisons(
 
 def _recipes(ablation: Ablation, reference: str | None, backbone: Backbone) -> list[Recipe]:
     names = ablation.references if reference is None else (reference,)
-    return [_recipe(name, backbone) for name in names]
-
-
-def _recipe(name: str, backbone: Backbone) -> Recipe:
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
-        return load_yaml(Recipe, path)
-    return make_recipe(name, d_model=backbone.d_model, n_layers=backbone.n_layers)
+    return [
+        named_recipe(
+            name, d_model=backbone.d_model, n_layers=backbone.n_layers, backbone=backbone.name
+        )
+        for name in names
+    ]
 
 
 def ablate_with_progress(

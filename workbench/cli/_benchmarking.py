@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 from workbench.backbone import FrozenBackbone
 from workbench.cli._console import output, progress_bar
 from workbench.config import load_yaml, to_mapping
+from workbench.errors import ConfigError
 from workbench.evaluation.benchmark import EvaluationConfig
 from workbench.evaluation.leaderboard.costs import CostConfig
 from workbench.evaluation.leaderboard.engines import Engine
@@ -37,6 +38,7 @@ from workbench.export.leaderboard_tables import (
     sheets,
 )
 from workbench.guidance.artifact import read_artifact_record
+from workbench.guidance.method import FittedGuidance
 from workbench.guidance.methods import get_method
 from workbench.guidance.registry import GuidanceSpec, find_fitted
 from workbench.runs import RunFolder, atomic_path, read_parquet
@@ -223,8 +225,19 @@ def fit_with_progress(fitting: Fitting, out: Path, engine: Engine, *, resume: bo
         if config is None:
             config, about["tuning"] = _tuned(fitting, run, engine)
         use_one_thread()
-        fitted = fit_method(backbone, fitting.method, config, fitting.seed, fitting.budget.data)
+        fitted = _fitted(fitting, backbone, config)
         fitted.save(run.path, backbone, about=about)
+
+
+def _fitted(
+    fitting: Fitting, backbone: FrozenBackbone, config: Mapping[str, object]
+) -> FittedGuidance:
+    try:
+        return fit_method(backbone, fitting.method, config, fitting.seed, fitting.budget.data)
+    except ConfigError as error:
+        if fitting.config_file is None:
+            raise
+        raise ConfigError(f"{fitting.config_file}: {error}") from error
 
 
 def _tuned(

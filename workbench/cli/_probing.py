@@ -163,15 +163,20 @@ class Prompts:
     examples: tuple[Example, ...] = ()
 
     @classmethod
-    def of(cls, contexts: str | None, file: Path | None) -> "Prompts":
+    def of(cls, contexts: str | None, file: Path | None, limit: int | None) -> "Prompts":
         """What the options say.
 
         Raises:
             DataError: The file cannot be read.
-            ConfigError: An unknown context; the choices are named.
+            ConfigError: An unknown context (the choices are named), or a limit for a file.
         """
         if file is None:
             return cls(_embedded_contexts(contexts), None)
+        if limit is not None:
+            raise ConfigError(
+                "--limit counts requests of the embedded world, and a file of --prompts is taken "
+                "whole: leave --limit out, or give a file with fewer examples"
+            )
         examples = read_examples(file)
         known = tuple(dict.fromkeys(example.context for example in examples))
         chosen = names_in(contexts, known, "context")

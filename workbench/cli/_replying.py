@@ -12,7 +12,7 @@ from torch import Tensor
 from workbench.backbone import Backbone, load_backbone
 from workbench.backbone.frozen import TRANSFORMER_LENS
 from workbench.config import to_mapping
-from workbench.errors import DataError
+from workbench.errors import CheckpointError, DataError
 from workbench.guidance import (
     Generation,
     Guidance,
@@ -28,6 +28,7 @@ from workbench.guidance.registry import (
     GuidanceSpec,
     load_guidance,
     load_module,
+    parse_guidance,
     shipped_configs,
 )
 from workbench.svgt import ValueModule
@@ -87,12 +88,24 @@ class Replier:
         dtype: str = "float32",
         backend: str = TRANSFORMER_LENS,
     ) -> "Replier":
-        """Load the backbone, then the guidance for it."""
+        """Load the backbone, then the guidance for it.
+
+        Raises:
+            CheckpointError: No such guidance; where none ships, how to do without is said, too.
+        """
         model = load_backbone(backbone, device=device, dtype=dtype, backend=backend)
+        try:
+            guidance = load_guidance(spec, model, options)
+        except CheckpointError as error:
+            if spec != parse_guidance("svgt") or shipped_configs(model):
+                raise
+            raise CheckpointError(
+                f"{error}; --guidance none replies with the plain model"
+            ) from error
         return cls(
             backbone=model,
             spec=spec,
-            guidance=load_guidance(spec, model, options),
+            guidance=guidance,
             sampling=sampling,
             max_new_tokens=max_new_tokens,
             seed=seed,

@@ -41,18 +41,25 @@ _FLUENCY = (
     _Column("cross_entropy", "nats\na token", factor=1.0, decimals=4),
     _Column("kl_to_unguided", "KL to unguided\nnats a token", factor=1.0, decimals=4),
 )
+_TABLES: Mapping[str, Sequence[_Column]] = {
+    "Replies, % with 95% interval": _RATES,
+    "Harmless reference replies": _FLUENCY,
+    "Change against no guidance on the same prompts, % and points": _CHANGES,
+}
 
 
 def result_tables(rows: Sequence[Row]) -> list[Table]:
-    """The averages over frames: rates, fluency, and changes against no guidance."""
+    """The averages over frames: rates, fluency, and changes against no guidance.
+
+    A column in which nothing was measured is left out, and so is a table without columns.
+    """
     averages = [row for row in rows if row["frame"] == "all"]
-    tables = [
-        _table(averages, "Replies, % with 95% interval", _RATES),
-        _table(averages, "Harmless reference replies", _FLUENCY),
-    ]
-    if any(row["metric"] == "harm_reduction" for row in averages):
-        title = "Change against no guidance on the same prompts, % and points"
-        tables.append(_table(averages, title, _CHANGES))
+    measured = {row["metric"] for row in averages if not math.isnan(_number(row, "estimate"))}
+    tables = []
+    for title, columns in _TABLES.items():
+        found = [column for column in columns if column.metric in measured]
+        if found:
+            tables.append(_table(averages, title, found))
     return tables
 
 

@@ -1,6 +1,7 @@
 """The work behind ``workbench train``: its data, what is said of them, and its progress bars."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 
 from rich import box
 from rich.console import Console
@@ -21,6 +22,7 @@ from workbench.errors import ConfigError
 from workbench.evaluation.file_training import FileData
 from workbench.evaluation.testbed_training import TestbedData
 from workbench.evaluation.training_data import PreparedData, TrainingData
+from workbench.evaluation.value_training import n_behind
 from workbench.svgt.curriculum import TrainingEvent
 from workbench.svgt.curriculum.recipe import DataConfig
 
@@ -153,6 +155,12 @@ class StageBoard:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._tasks: dict[str, TaskID] = {}
+        self._prepared: PreparedData | None = None
+
+    def show_data(self, prepared: PreparedData) -> None:
+        """Say what is trained on, and keep how much there is to validate on."""
+        self._prepared = prepared
+        show_data(prepared)
 
     def show(self, event: TrainingEvent) -> None:
         """Show one event."""
@@ -163,12 +171,19 @@ class StageBoard:
             )
         numbers = "  ".join(f"{name} {value:.3f}" for name, value in event.losses.items())
         self._progress.update(self._tasks[event.stage], completed=event.step, numbers=numbers)
-        if event.metrics is not None:
-            shown = "  ".join(
-                f"{name} {event.metrics[name]:.3f}"
-                for name in _SHOWN[event.stage]
-                if name in event.metrics
-            )
+        if event.metrics is not None and self._prepared is not None:
+            shown = _metrics_text(event.stage, event.metrics, self._prepared)
             self._progress.console.print(
                 f"{_TITLES[event.stage]} step {event.step:>5}  validation  {shown}", soft_wrap=True
             )
+
+
+def _metrics_text(stage: str, metrics: Mapping[str, float], prepared: PreparedData) -> str:
+    """Metrics in their order, n after the last of those that were taken on as many examples."""
+    named = [name for name in _SHOWN[stage] if name in metrics]
+    counted = [(name, n_behind(stage, name, metrics, prepared)) for name in named]
+    parts = []
+    for n, group in groupby(counted, key=lambda pair: pair[1]):
+        parts += [f"{name} {metrics[name]:.3f}" for name, _ in group]
+        parts[-1] += f" (n {n})"
+    return "  ".join(parts)

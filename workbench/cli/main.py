@@ -37,16 +37,18 @@ import inspect
 import pkgutil
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, NoReturn
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 from typer.exceptions import Abort, TyperException
 
 import workbench
 from workbench import cli
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, WorkbenchWarning
 
 _LESS = (
     "lower the batch size (--batch-size, or in the configuration), ask for fewer new tokens, or "
@@ -114,9 +116,10 @@ def run(arguments: Sequence[str]) -> int:
     try:
         command = typer.main.get_command(build_app(options))
         # typer answers an exit code for Exit and an interrupt, and None for an ordinary end
-        code = command.main(
-            args=list(arguments) or ["--help"], prog_name=PROGRAM, standalone_mode=False
-        )
+        with _notes_in_words():
+            code = command.main(
+                args=list(arguments) or ["--help"], prog_name=PROGRAM, standalone_mode=False
+            )
     except WorkbenchError as error:
         return _fail(str(error), EXIT_MISTAKE, options)
     except TyperException as error:
@@ -132,6 +135,29 @@ def run(arguments: Sequence[str]) -> int:
     if code == EXIT_INTERRUPTED:
         return _fail("interrupted", EXIT_INTERRUPTED, options)
     return code if isinstance(code, int) else EXIT_OK
+
+
+@contextmanager
+def _notes_in_words() -> Iterator[None]:
+    """Within, the workbench's own warnings are one line each; those of others stay as they are."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
+            if issubclass(category, WorkbenchWarning):
+                typer.echo(f"note: {message}", err=True)
+            else:
+                usual(message, category, filename, lineno, file, line)
+
+        warnings.showwarning = show
+        yield
 
 
 def build_app(options: "GlobalOptions") -> typer.Typer:

@@ -75,7 +75,8 @@ Layers = Annotated[
     typer.Option(help="Blocks, separated by commas; -1: the embeddings. All by default."),
 ]
 File = Annotated[
-    Path | None, typer.Option("--prompts", help="JSON Lines with examples of your own.")
+    Path | None,
+    typer.Option("--prompts", help="JSON Lines with examples of your own, taken whole."),
 ]
 Seed = Annotated[
     int, typer.Option(min=0, max=MAX_SEED, help="Seed of prompts, controls and intervals.")
@@ -114,8 +115,13 @@ def instability(
     ] = None,
     prompts: File = None,
     limit: Annotated[
-        int, typer.Option(min=1, help="Harmful intents in every context, and as many harmless.")
-    ] = 40,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Harmful intents of the embedded world in every context, and as many harmless; "
+            "40 by default.",
+        ),
+    ] = None,
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -127,7 +133,7 @@ def instability(
     from workbench.cli._probing_instability import probe_instability
 
     check_resumable(out, resume)
-    asked = Prompts.of(contexts, prompts)
+    asked = Prompts.of(contexts, prompts, limit)
     subject = load_subject(backbone, guidance, device, dtype, backend, needs_bridge=False)
     probe_instability(
         subject,
@@ -136,7 +142,7 @@ def instability(
         layers=layers,
         estimators=estimators,
         contrasts=contrasts,
-        limit=limit,
+        limit=limit or 40,
         seed=seed,
         resume=resume,
     )
@@ -149,8 +155,13 @@ def anchoring(
     contexts: Contexts = None,
     prompts: File = None,
     limit: Annotated[
-        int, typer.Option(min=1, help="Harmful intents in every context; small: a quick look.")
-    ] = 12,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Harmful intents of the embedded world in every context; 12 by default, fewer for "
+            "a quick look.",
+        ),
+    ] = None,
     dilution: Annotated[
         bool, typer.Option(help="Measure the bridge after up to 1024 more tokens, too.")
     ] = True,
@@ -166,13 +177,13 @@ def anchoring(
     from workbench.cli._probing_bridge import probe_anchoring
 
     check_resumable(out, resume)
-    asked = Prompts.of(contexts, prompts)
+    asked = Prompts.of(contexts, prompts, limit)
     subject = load_subject(backbone, guidance, device, dtype, backend, needs_bridge=True)
     probe_anchoring(
         subject,
         asked,
         out,
-        limit=limit,
+        limit=limit or 12,
         dilution=dilution,
         max_new_tokens=max_new_tokens,
         seed=seed,
@@ -191,8 +202,13 @@ def reliability(
     ] = "mean_difference",
     prompts: File = None,
     limit: Annotated[
-        int, typer.Option(min=1, help="Harmful intents in every context, to test on.")
-    ] = 24,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Harmful intents of the embedded world in every context, to test on; 24 by "
+            "default.",
+        ),
+    ] = None,
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: Dtype = "float32",
@@ -204,7 +220,7 @@ def reliability(
     from workbench.cli._probing_bridge import probe_reliability
 
     check_resumable(out, resume)
-    asked = Prompts.of(contexts, prompts)
+    asked = Prompts.of(contexts, prompts, limit)
     subject = load_subject(backbone, guidance, device, dtype, backend, needs_bridge=False)
     probe_reliability(
         subject,
@@ -212,7 +228,7 @@ def reliability(
         out,
         layers=layers,
         estimators=estimators,
-        limit=limit,
+        limit=limit or 24,
         seed=seed,
         resume=resume,
     )

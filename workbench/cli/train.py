@@ -111,14 +111,12 @@ def train(
         TESTBED,
         StageBoard,
         named_data,
-        show_data,
         training_progress,
     )
-    from workbench.config import dump_yaml, load_yaml
+    from workbench.config import dump_yaml
     from workbench.data.assembly import AssemblyConfig
     from workbench.evaluation import value_training
-    from workbench.svgt.curriculum import Recipe
-    from workbench.svgt.recipes import make_recipe
+    from workbench.svgt.recipes import named_recipe
 
     if out is not None:
         check_resumable(out, resume)
@@ -126,11 +124,9 @@ def train(
         raise ConfigError("name the run folder to write with --out FOLDER")
     assembly = AssemblyConfig(validation_share, max_per_source, balance, drop_overlaps)
     model = load_backbone(backbone, device=device, dtype=dtype, backend=backend)
-    path = Path(config)
-    if path.suffix in (".yaml", ".yml"):
-        recipe = load_yaml(Recipe, path)
-    else:
-        recipe = make_recipe(config, d_model=model.d_model, n_layers=model.n_layers)
+    recipe = named_recipe(
+        config, d_model=model.d_model, n_layers=model.n_layers, backbone=model.name
+    )
     recipe = replace(recipe, data=recipe.data.scaled(size))
     if out is None or print_config:
         typer.echo(dump_yaml(recipe), nl=False)
@@ -146,6 +142,7 @@ def train(
         n_measured=measure_replies,
     )
     progress = training_progress()
+    board = StageBoard(progress)
     try:
         trained = value_training.train_into_folder(
             model,
@@ -154,8 +151,8 @@ def train(
             out,
             seed=seed,
             resume=resume,
-            on_data=show_data,
-            on_event=StageBoard(progress).show,
+            on_data=board.show_data,
+            on_event=board.show,
         )
     finally:
         if progress.live.is_started:

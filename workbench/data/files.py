@@ -17,17 +17,20 @@
 ``id``              unique name; by default the file's name and the line
 ==================  ============================================================================
 
-Reading is strict, because a misspelt key would silently drop a label.
+Reading is strict, because a misspelt key would silently drop a label. A file in which several
+examples have neither ``group`` nor ``pair`` is read with a warning: whatever they share, intervals
+take them for independent.
 """
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.config import from_mapping
 from workbench.data.example import Conversation, Example, Label, Message, as_conversation
-from workbench.errors import ConfigError, DataError
+from workbench.errors import ConfigError, DataError, WorkbenchWarning
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,9 @@ class ExampleLine:
 def read_examples(path: str | Path) -> list[Example]:
     """Read the examples of a JSON Lines file; blank lines are skipped.
 
+    Warns:
+        WorkbenchWarning: More than one example has no group, not even that of a pair.
+
     Raises:
         DataError: The file is missing or empty, or a line is not UTF-8, no JSON object, lacks a
             prompt, has an unknown key, a key twice, a value of the wrong type, the id of an
@@ -56,9 +62,12 @@ def read_examples(path: str | Path) -> list[Example]:
     examples: list[Example] = []
     seen: dict[str, int] = {}
     group_of: dict[Label, tuple[str, int]] = {}
+    n_alone = 0
     for number, text in _lines(path):
         where = f"{path}, line {number}"
-        example = _example(_parse(text, where), where, source=path.stem, number=number)
+        line = _parse(text, where)
+        n_alone += not (line.group or line.pair)
+        example = _example(line, where, source=path.stem, number=number)
         if example.id in seen:
             raise DataError(
                 f"{where}: the id '{example.id}' stands in line {seen[example.id]} already; "
@@ -75,6 +84,14 @@ def read_examples(path: str | Path) -> list[Example]:
         examples.append(example)
     if not examples:
         raise DataError(f"{path} holds no examples: write one JSON object a line")
+    if n_alone > 1:
+        warnings.warn(
+            f"{path}: {n_alone} of {len(examples)} examples have no 'group' and count as "
+            "independent of each other: where several share a request, intervals come out too "
+            "narrow, and training validates on what it has seen; give those the same 'group'",
+            WorkbenchWarning,
+            stacklevel=2,
+        )
     return examples
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from workbench.arguments import typed_arguments
 from workbench.data.example import Example
 from workbench.data.files import read_examples
 from workbench.data.sources import SOURCES, is_source, load_source
@@ -44,6 +45,7 @@ def load_examples(spec: str) -> list[Example]:
     raise DataError(f"cannot read {spec}: there is no such file, and it names no source{hint}")
 
 
+@typed_arguments
 def load_named(specs: Sequence[str]) -> dict[str, list[Example]]:
     """The examples of several specs, each under a short name that no other has.
 

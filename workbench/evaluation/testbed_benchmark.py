@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from workbench.arguments import typed_arguments
 from workbench.data.example import Example
 from workbench.errors import ConfigError
 from workbench.evaluation.benchmark import Benchmark, BenchmarkSplit, PromptKind
@@ -19,6 +20,7 @@ _KIND_OF: dict[IntentKind, PromptKind] = {
 }  # fmt: skip
 
 
+@typed_arguments
 def embedded_benchmark(
     splits: Sequence[str] = TEST_SPLITS, *, n_per_kind: int, seed: int
 ) -> Benchmark:

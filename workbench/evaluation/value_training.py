@@ -59,9 +59,18 @@ def response_sampler(backbone: Backbone, config: SafetyConfig) -> SampleResponse
     return sample
 
 
-def _n_measured(stage: str, metric: str, prepared: PreparedData) -> int:
-    """How many examples a validation metric is the mean of."""
+def n_behind(stage: str, metric: str, metrics: Mapping[str, float], prepared: PreparedData) -> int:
+    """How many validation examples, or replies, a metric of a stage was taken on.
+
+    Args:
+        stage: Name of the stage.
+        metric: Name of the metric.
+        metrics: All of the stage's metrics: replies that could not be scored stand behind no rate.
+        prepared: The data.
+    """
     validation = prepared.validation
+    if metric == "refusal_rate":
+        return round(prepared.n_measured * (1 - metrics["unscored_rate"]))
     if metric == "ambiguous_auroc":
         return sum(pair.ambiguous for pair in validation.pairs)
     if stage == "bridge":
@@ -226,7 +235,12 @@ def _write_results(
     measured: list[dict[str, object]] = []
     for name, value in metrics.items():
         stage, metric = name.split(".")
-        n = _n_measured(stage, metric, prepared)
+        of_stage = {
+            key.removeprefix(f"{stage}."): found
+            for key, found in metrics.items()
+            if key.startswith(f"{stage}.")
+        }
+        n = n_behind(stage, metric, of_stage, prepared)
         measured.append({"stage": stage, "metric": metric, "estimate": value, "n": n})
     rows = [*measured, *_report_rows(prepared.report)]
     run.write_summary([{**about, **row, "seed": seed} for row in rows])

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 
-_UNKNOWN = "see the documentation of the command that wrote the run"
+UNKNOWN = "see the documentation of the command that wrote the run"
+"""Said of a column that nothing is known of, such as one of a newer version."""
+
 _EVERYWHERE: Mapping[str, str] = {
     "backbone": "name of the frozen model",
     "guidance": "what steered the model, by its kind; none: nothing",
@@ -95,9 +97,4 @@ def meaning_of(kind: str, table: str, column: str) -> str:
         table: Name of the table.
         column: Name of the column.
     """
-    return _IN_TABLE.get((kind, table, column)) or _EVERYWHERE.get(column, _UNKNOWN)
-
-
-def is_known(column: str) -> bool:
-    """Whether a column of this name has a meaning here."""
-    return column in _EVERYWHERE
+    return _IN_TABLE.get((kind, table, column)) or _EVERYWHERE.get(column, UNKNOWN)

@@ -23,14 +23,12 @@ from workbench.runs import (
     write_tensors,
 )
 from workbench.svgt.checkpoint import (
-    BackboneRecord,
-    identify,
     read_finite,
     recorded_versions,
     require_described,
     require_finite,
-    require_made_for,
 )
+from workbench.svgt.origin import BackboneRecord, identify, require_made_for
 
 TENSORS_FILE = "guidance.safetensors"
 ARTIFACT_FILE = "guidance.json"

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from workbench.arguments import typed_arguments
 from workbench.backbone.masks import additive_mask
 from workbench.backbone.protocol import Backbone, Prompt, TokenBatch
 from workbench.errors import ConfigError
@@ -178,8 +179,8 @@ def generate(
     Raises:
         TokenError: A prompt is empty or has unknown words.
         ContextLengthError: Prompt, slots and new tokens exceed the context.
-        ConfigError: Sampling without a generator, no token to generate, or tokens for a guidance
-            that rewrites prompts.
+        ConfigError: An argument of another type (one text instead of a list), sampling without a
+            generator, no token to generate, or tokens for a guidance that rewrites prompts.
     """
     steps: list[TokenStep] = []
     for step in stream(
@@ -201,6 +202,7 @@ def generate(
     return _generations(backbone, steps, _stop_ids(backbone, stop))
 
 
+@typed_arguments
 def stream(
     backbone: Backbone,
     prompts: Sequence[Prompt] | TokenBatch,

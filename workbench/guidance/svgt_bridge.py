@@ -28,7 +28,7 @@ from workbench.svgt.slots import (
     slots_from_others,
     slots_written,
 )
-from workbench.svgt.value_module import BridgeWrite
+from workbench.svgt.value_module import BridgeWrite, ValueModule
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,13 @@ class SVGTBridge:
         return prompts
 
     def begin(self, backbone: Backbone, prompt: TokenBatch) -> GuidanceSession:
-        """A session that writes the bridge of each prompt."""
+        """A session that writes the bridge of each prompt.
+
+        Raises:
+            CheckpointError: The writer is a value module that was trained for another backbone.
+        """
+        if isinstance(self.writer, ValueModule):
+            self.writer.require_backbone(backbone)
         return _BridgeSession(self, backbone, prompt)
 
 

@@ -8,7 +8,6 @@ metrics. A module read back is refused where any of this does not hold.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -25,51 +24,12 @@ from workbench.runs import (
     write_tensors,
 )
 from workbench.svgt.config import SVGTConfig
+from workbench.svgt.origin import BackboneIdentity, BackboneRecord, identify, require_made_for
 from workbench.svgt.value_module import ValueModule
 
 WEIGHTS_FILE = "svgt.safetensors"
 RECORD_FILE = "svgt.json"
 FORMAT = 1
-
-
-@runtime_checkable
-class BackboneIdentity(Protocol):
-    """What a checkpoint must know of a backbone; every `Backbone` has it."""
-
-    @property
-    def name(self) -> str:
-        """Name, for messages."""
-
-    @property
-    def weights_hash(self) -> str:
-        """SHA-256 of its weights, in hex."""
-
-    @property
-    def tokenizer_hash(self) -> str:
-        """SHA-256 of its tokenizer, in hex."""
-
-    @property
-    def n_layers(self) -> int:
-        """Its blocks."""
-
-    @property
-    def d_model(self) -> int:
-        """Its residual width."""
-
-
-@dataclass(frozen=True)
-class BackboneRecord:
-    """The backbone a value module belongs to.
-
-    Attributes:
-        name: Its name when the module was trained.
-        weights_hash: SHA-256 of its weights, in hex.
-        tokenizer_hash: SHA-256 of its tokenizer, in hex.
-    """
-
-    name: str
-    weights_hash: str
-    tokenizer_hash: str
 
 
 @dataclass(frozen=True)
@@ -159,8 +119,8 @@ def load_value_module(folder: str | Path, backbone: BackboneIdentity | None) -> 
 
     Args:
         folder: Where it was saved.
-        backbone: The backbone it will guide, which must be the one it was trained for; None skips
-            that check, for looking at a module on its own.
+        backbone: The backbone it will guide, which must be the one it was trained for; None leaves
+            that check to whoever uses it, for looking at a module on its own.
 
     Raises:
         CheckpointError: A file is missing or damaged, a tensor is missing, unknown, misshapen, NaN
@@ -170,10 +130,18 @@ def load_value_module(folder: str | Path, backbone: BackboneIdentity | None) -> 
     folder = Path(folder)
     record = read_checkpoint_record(folder)
     config = from_mapping(SVGTConfig, record.config, where=f"{folder / RECORD_FILE}: config")
+    made_for = _trained_for(record, folder)
     if backbone is not None:
         _require_fit(config, backbone)
-        _require_same_backbone(record, backbone, folder)
+    if backbone is not None and made_for is not None:
+        require_made_for(
+            made_for,
+            backbone,
+            made=f"the value module in {folder} was trained for",
+            otherwise="train a module for this one",
+        )
     module = ValueModule(config)
+    module.made_for = made_for
     module.load_state_dict(_read_weights(folder, record, module.state_dict()))
     return module.freeze()
 
@@ -243,53 +211,10 @@ def _require_fit(config: SVGTConfig, backbone: BackboneIdentity) -> None:
     )
 
 
-def _require_same_backbone(
-    record: CheckpointRecord, backbone: BackboneIdentity, folder: Path
-) -> None:
+def _trained_for(record: CheckpointRecord, folder: Path) -> BackboneRecord | None:
     if record.backbone is None:
-        return
-    trained = from_mapping(BackboneRecord, record.backbone, where=f"{folder / RECORD_FILE}")
-    require_made_for(
-        trained,
-        backbone,
-        made=f"the value module in {folder} was trained for",
-        otherwise="train a module for this one",
-    )
-
-
-def require_made_for(
-    trained: BackboneRecord, backbone: BackboneIdentity, *, made: str, otherwise: str
-) -> None:
-    """Make sure that something is used with the backbone and tokenizer it was made for.
-
-    Args:
-        trained: What it was made for.
-        backbone: What it will be used with.
-        made: Beginning of the message, up to the name of the former.
-        otherwise: What else to do than to load that one.
-
-    Raises:
-        CheckpointError: They differ.
-    """
-    for what, then, now in (
-        ("weights", trained.weights_hash, backbone.weights_hash),
-        ("tokenizer", trained.tokenizer_hash, backbone.tokenizer_hash),
-    ):
-        if then != now:
-            raise CheckpointError(
-                f"{made} {trained.name}, whose {what} differ from those of {backbone.name} (sha256 "
-                f"{then[:12]}, not {now[:12]}; another --dtype makes other weights, too); load "
-                f"that backbone, or {otherwise}"
-            )
-
-
-def identify(backbone: BackboneIdentity) -> BackboneRecord:
-    """What a record keeps of a backbone."""
-    return BackboneRecord(
-        name=backbone.name,
-        weights_hash=backbone.weights_hash,
-        tokenizer_hash=backbone.tokenizer_hash,
-    )
+        return None
+    return from_mapping(BackboneRecord, record.backbone, where=f"{folder / RECORD_FILE}")
 
 
 def recorded_versions(device: torch.device) -> dict[str, object]:

@@ -348,7 +348,7 @@ class SVGTConfig:
         """
         _require(
             d_model == self.d_model,
-            f"this value module reads states of width {self.d_model}, "
+            f"d_model = {self.d_model}: this value module reads states of width {self.d_model}, "
             f"but {backbone} has width {d_model}",
         )
         _require(

@@ -20,7 +20,9 @@ its control.
 
 import difflib
 from dataclasses import replace
+from pathlib import Path
 
+from workbench.config import load_yaml
 from workbench.errors import ConfigError
 from workbench.svgt.config import (
     EMBEDDING_LAYER,
@@ -52,6 +54,33 @@ def _value_width(d_model: int) -> int:
 
 def _heads(width: int, wanted: int) -> int:
     return next(n for n in range(wanted, 0, -1) if width % n == 0)
+
+
+def named_recipe(wanted: str, *, d_model: int, n_layers: int, backbone: str) -> Recipe:
+    """A recipe by name, or the one that a YAML file holds.
+
+    Args:
+        wanted: One of ``RECIPES``, or a file that ends in ``.yaml`` or ``.yml``.
+        d_model: The backbone's residual width.
+        n_layers: Its blocks.
+        backbone: Its name, for the message.
+
+    Raises:
+        ConfigError: An unknown name; or a file that cannot be read or does not fit the backbone:
+            file, key and remedy are named.
+    """
+    path = Path(wanted)
+    if path.suffix not in (".yaml", ".yml"):
+        return make_recipe(wanted, d_model=d_model, n_layers=n_layers)
+    recipe = load_yaml(Recipe, path)
+    try:
+        recipe.module.validate_for(n_layers=n_layers, d_model=d_model, backbone=backbone)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{path}: module.{error}; give the backbone that the file was written for, or write "
+            f"one that fits: `workbench train --backbone {backbone} --print-config > mine.yaml`"
+        ) from error
+    return recipe
 
 
 def make_recipe(name: str, *, d_model: int, n_layers: int) -> Recipe:

@@ -28,7 +28,7 @@ from workbench.backbone.masks import additive_mask, causal_keys
 from workbench.backbone.protocol import Backbone, TokenBatch, positions_from_mask
 from workbench.errors import ConfigError
 from workbench.svgt.config import Gate, TriggerMode
-from workbench.svgt.value_module import BridgeWrite
+from workbench.svgt.value_module import BridgeWrite, ValueModule
 
 ClosedRows = Literal["shifted", "plain"]
 States = Mapping[int, Float[Tensor, "batch seq d_model"]]
@@ -317,8 +317,11 @@ def forward_with_slots(
         Differentiable with respect to the writer's parameters.
 
     Raises:
+        CheckpointError: The writer is a value module that was trained for another backbone.
         ContextLengthError: Prompt, slots and response exceed the context.
     """
+    if isinstance(writer, ValueModule):
+        writer.require_backbone(backbone)
     n_slots = 0 if writer is None else writer.config.n_bridge
     columns = Columns(prompt.ids.shape[1], n_slots, response.ids.shape[1])
     longest = int((prompt.lengths + response.lengths).max())

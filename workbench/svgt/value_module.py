@@ -19,6 +19,7 @@ from workbench.errors import ConfigError
 from workbench.svgt.config import SVGTConfig
 from workbench.svgt.correction import correct, require_finite
 from workbench.svgt.latent_bridge import build_bridge
+from workbench.svgt.origin import BackboneIdentity, BackboneRecord, require_made_for
 from workbench.svgt.trigger import build_trigger
 from workbench.svgt.value_space import Discriminator, ValueEncoder, last_valid
 
@@ -52,12 +53,17 @@ class ValueModule(nn.Module):
 
     Always float32, whatever the backbone computes in: in bfloat16, steps of the size its training
     takes round to nothing. Casting it is refused; moving it to a device is not.
+
+    Attributes:
+        config: What was built.
+        made_for: The backbone it was trained for; None for one that is untrained or imported.
     """
 
     def __init__(self, config: SVGTConfig) -> None:
         """Build an untrained module from torch's global random generator."""
         super().__init__()
         self.config = config
+        self.made_for: BackboneRecord | None = None
         self._frozen: frozenset[Part] = frozenset()
         self.encoder = ValueEncoder(config)
         self.trigger = build_trigger(config)
@@ -77,6 +83,20 @@ class ValueModule(nn.Module):
     def device(self) -> torch.device:
         """Where the weights live."""
         return next(self.parameters()).device
+
+    def require_backbone(self, backbone: BackboneIdentity) -> None:
+        """Make sure that it is used with the backbone it was trained for, if that is known.
+
+        Raises:
+            CheckpointError: Weights or tokenizer differ; both backbones are named.
+        """
+        if self.made_for is not None:
+            require_made_for(
+                self.made_for,
+                backbone,
+                made=f"the value module '{self.config.name}' was trained for",
+                otherwise="take a module of this one",
+            )
 
     @property
     def frozen_parts(self) -> frozenset[Part]:

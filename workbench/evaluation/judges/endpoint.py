@@ -105,7 +105,8 @@ class EndpointJudge:
         self._answered |= len(failures) < len(answers)
         if not self._answered:
             raise ConfigError(
-                f"{self.config.url} answered none of {len(answers)} requests: {failures[0].reason}"
+                f"{self.config.url} answered none of {len(answers)} requests: "
+                f"{failures[0].reason}; check the address and the network{self.service.key_hint()}"
             )
         return [read_answer(answer) for answer in answers]
 

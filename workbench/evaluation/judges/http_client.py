@@ -155,16 +155,27 @@ class Service:
             raise ConfigError(f"{self.config.key_variable} holds characters that no key has")
         return key
 
+    def key_hint(self) -> str:
+        """What to say of the key where it may be what is missing; nothing where one is sent."""
+        if self._key():
+            return ""
+        return (
+            "; no key was sent: where the service wants one, set the environment variable "
+            f"{self.config.key_variable}"
+        )
+
     def _refuse_for_good(self, status: int) -> None:
-        if status in (401, 403):
+        variable = f"the environment variable {self.config.key_variable}"
+        if status in (401, 403) and self._key():
             raise ConfigError(
-                f"{self.url} refuses access ({status}): set the environment variable "
-                f"{self.config.key_variable} to a valid key"
+                f"{self.url} refuses the key in {variable} ({status}): set it to a valid one"
             )
+        if status in (401, 403):
+            raise ConfigError(f"{self.url} wants a key ({status}): set {variable} to one")
         if status == 404 or 300 <= status < 400:
             raise ConfigError(
                 f"{self.url} answers {status}: give the address that '/chat/completions' is "
-                "appended to, and a model that it serves"
+                f"appended to, and a model that it serves{self.key_hint()}"
             )
 
     def _wait_for_turn(self) -> None:

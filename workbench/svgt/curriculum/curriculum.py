@@ -29,6 +29,7 @@ from workbench.svgt.curriculum.stages import (
     tokenise_targets,
 )
 from workbench.svgt.curriculum.state_bank import PromptBank, bank_pairs, bank_prompts
+from workbench.svgt.origin import identify
 from workbench.svgt.trigger import WindowedTrigger
 from workbench.svgt.value_module import Part, ValueModule
 
@@ -180,6 +181,7 @@ def train_value_module(
         )
     module.freeze()
     module.eval()
+    module.made_for = identify(backbone)
     return TrainedModule(module, state.history, state.losses)
 
 
