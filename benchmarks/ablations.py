@@ -17,6 +17,7 @@ import typer
 
 from workbench.backbone import load_backbone
 from workbench.cli._limits import Device
+from workbench.cli._scripts import run_script
 from workbench.cli.main import run as run_command
 from workbench.errors import ConfigError
 from workbench.evaluation.ablations import (
@@ -179,4 +180,4 @@ def _copy(source: Path, target: Path, records: list[AblationRecord]) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    run_script(app)

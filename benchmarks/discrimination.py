@@ -21,6 +21,7 @@ from sklearn.metrics import roc_auc_score
 
 from workbench.backbone import load_backbone
 from workbench.backbone.protocol import Backbone
+from workbench.cli._scripts import run_script
 from workbench.data.training import LabelledPair
 from workbench.evaluation.testbed_training import draw_value_data
 from workbench.runs import LOCK_FILE, RunFolder
@@ -34,6 +35,7 @@ from workbench.svgt.value_module import ValueModule
 from workbench.testbed.registry import EMBEDDED
 from workbench.testbed.value_data import build_value_data
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 ROOT = Path(__file__).resolve().parent.parent
 _SPLIT = "heldout_intents"
 _PAIRS_SEED = 0
@@ -106,10 +108,11 @@ def scores_of(
         with torch.no_grad():
             first.append(unconditional_scores(early, bank).double().numpy())
             second.append(conditional_scores(late, bank).double().numpy())
-        sys.stderr.write(f"{backbone.name}: seed {seed} of {seeds}\n")
+        sys.stderr.write(f"{backbone.name}: {seed + 1} of {seeds} seeds\n")
     return np.stack(first), np.stack(second)
 
 
+@app.command()
 def main(
     seeds: Annotated[int, typer.Option(help="Value modules a backbone.")] = 5,
     pairs: Annotated[int, typer.Option(help="Pairs drawn; about one in nine is ambiguous.")] = 4000,
@@ -154,4 +157,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_script(app)

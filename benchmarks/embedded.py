@@ -22,6 +22,7 @@ import typer
 
 from workbench.backbone import load_backbone
 from workbench.cli._limits import Device
+from workbench.cli._scripts import run_script
 from workbench.errors import FolderInUseError
 from workbench.evaluation.benchmark import EvaluationConfig
 from workbench.evaluation.running import Evaluation, run_evaluation
@@ -298,4 +299,4 @@ def ship(runs: Runs = Path("runs/embedded")) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    run_script(app)

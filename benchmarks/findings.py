@@ -14,6 +14,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
+from workbench.cli._scripts import run_script
 from workbench.cli.main import run as run_command
 from workbench.config import to_mapping
 from workbench.errors import RunError
@@ -162,4 +163,4 @@ def cell(record: "pd.Series[object]") -> str:
 
 
 if __name__ == "__main__":
-    app()
+    run_script(app)

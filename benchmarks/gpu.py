@@ -53,6 +53,7 @@ from transformers import (
 )
 
 from workbench.backbone import TokenBatch, TransformerLensBackbone, wrap_model
+from workbench.cli._scripts import run_script
 from workbench.export.markdown import fill_section
 from workbench.guidance import GREEDY, Guidance, NoGuidance, SVGTBridge
 from workbench.guidance.decoding import stream
@@ -802,4 +803,4 @@ def _training_row(line: dict) -> str:  # type: ignore[type-arg]
 
 
 if __name__ == "__main__":
-    app()
+    run_script(app)

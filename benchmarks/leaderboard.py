@@ -19,6 +19,7 @@ import pandas as pd
 import typer
 
 from workbench.cli._limits import Device
+from workbench.cli._scripts import run_script
 from workbench.cli.main import run as run_command
 from workbench.evaluation.leaderboard.plan import RUN_KIND
 from workbench.evaluation.leaderboard.running import COMPARISONS_FILE, LEADERBOARD_FILE
@@ -231,4 +232,4 @@ reaches needs no access to the model's own computation.
 
 
 if __name__ == "__main__":
-    app()
+    run_script(app)

@@ -76,6 +76,28 @@ def test_a_training_passes_over_what_another_process_trains(
 
 
 @pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["train", "--backbone", "testbed-lama"], "error: unknown backbone 'testbed-lama'"),
+        (["report", "--runs", "nowhere"], "error: nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    embedded: ModuleType,
+    asked: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["embedded.py", *asked])
+    with pytest.raises(SystemExit) as ended:
+        embedded.run_script(embedded.app)
+    assert ended.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(message)
+
+
+@pytest.mark.parametrize(
     ("chosen", "message"),
     [
         ({"only": "papre"}, "unknown configuration papre"),
