@@ -79,7 +79,7 @@ def test_a_training_passes_over_what_another_process_trains(
     ("asked", "message"),
     [
         (["train", "--backbone", "testbed-lama"], "error: unknown backbone 'testbed-lama'"),
-        (["report", "--runs", "nowhere"], "error: nowhere"),
+        (["report", "--runs", "nowhere"], "error: no run folder at nowhere"),
     ],
 )
 def test_a_mistake_is_one_line(

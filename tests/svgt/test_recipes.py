@@ -19,6 +19,7 @@ from workbench.svgt.recipes import (
     default_layer,
     make_recipe,
     named_recipe,
+    require_fit,
 )
 
 SIZES = [(96, 6), (90, 5), (768, 12), (1536, 28), (2304, 26)]
@@ -202,10 +203,13 @@ def test_a_file_that_does_not_fit_is_named_with_key_and_remedy(
     )
     file = tmp_path / "mine.yaml"
     file.write_text(dump_yaml(replace(written, module=module)))
+    size = {"d_model": 96, "n_layers": 6}
+    recipe = named_recipe(str(file), **size)
     with pytest.raises(ConfigError) as caught:
-        named_recipe(str(file), d_model=96, n_layers=6, backbone="tiny")
+        require_fit(recipe, str(file), **size, backbone="tiny")
     assert f"{file}: {message}" in str(caught.value)
     assert "`workbench train --backbone tiny --print-config > mine.yaml`" in str(caught.value)
     file.write_text(dump_yaml(written))
-    assert named_recipe(str(file), d_model=96, n_layers=6, backbone="tiny") == written
-    assert named_recipe("workbench", d_model=96, n_layers=6, backbone="tiny") == written
+    for wanted in (str(file), "workbench"):
+        assert named_recipe(wanted, **size) == written
+        require_fit(written, wanted, **size, backbone="tiny")

@@ -26,7 +26,7 @@ from workbench.export.ablation_tables import COLUMNS, comparisons_in, read_recor
 from workbench.runs import RunFolder
 from workbench.svgt.curriculum import Recipe, TrainingEvent
 from workbench.svgt.curriculum.loop import OnEvent
-from workbench.svgt.recipes import named_recipe
+from workbench.svgt.recipes import named_recipe, require_fit
 
 ALL = "all"
 _NAME_WIDTH = 20
@@ -74,12 +74,14 @@ def comparisons(
 
 def _recipes(ablation: Ablation, reference: str | None, backbone: Backbone) -> list[Recipe]:
     names = ablation.references if reference is None else (reference,)
-    return [
-        named_recipe(
-            name, d_model=backbone.d_model, n_layers=backbone.n_layers, backbone=backbone.name
-        )
-        for name in names
-    ]
+    return [_recipe(name, backbone) for name in names]
+
+
+def _recipe(name: str, backbone: Backbone) -> Recipe:
+    d_model, n_layers = backbone.d_model, backbone.n_layers
+    recipe = named_recipe(name, d_model=d_model, n_layers=n_layers)
+    require_fit(recipe, name, d_model=d_model, n_layers=n_layers, backbone=backbone.name)
+    return recipe
 
 
 def ablate_with_progress(

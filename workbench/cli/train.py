@@ -116,7 +116,7 @@ def train(
     from workbench.config import dump_yaml
     from workbench.data.assembly import AssemblyConfig
     from workbench.evaluation import value_training
-    from workbench.svgt.recipes import named_recipe
+    from workbench.svgt.recipes import named_recipe, require_fit
 
     if out is not None:
         check_resumable(out, resume)
@@ -124,13 +124,12 @@ def train(
         raise ConfigError("name the run folder to write with --out FOLDER")
     assembly = AssemblyConfig(validation_share, max_per_source, balance, drop_overlaps)
     model = load_backbone(backbone, device=device, dtype=dtype, backend=backend)
-    recipe = named_recipe(
-        config, d_model=model.d_model, n_layers=model.n_layers, backbone=model.name
-    )
+    recipe = named_recipe(config, d_model=model.d_model, n_layers=model.n_layers)
     recipe = replace(recipe, data=recipe.data.scaled(size))
     if out is None or print_config:
         typer.echo(dump_yaml(recipe), nl=False)
         return
+    require_fit(recipe, config, d_model=model.d_model, n_layers=model.n_layers, backbone=model.name)
     if size != 1.0 and data != TESTBED:
         raise ConfigError("--size is for the embedded world; with files use --max-per-source")
     chosen = named_data(

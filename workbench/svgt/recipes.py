@@ -56,31 +56,48 @@ def _heads(width: int, wanted: int) -> int:
     return next(n for n in range(wanted, 0, -1) if width % n == 0)
 
 
-def named_recipe(wanted: str, *, d_model: int, n_layers: int, backbone: str) -> Recipe:
+def named_recipe(wanted: str, *, d_model: int, n_layers: int) -> Recipe:
     """A recipe by name, or the one that a YAML file holds.
 
     Args:
         wanted: One of ``RECIPES``, or a file that ends in ``.yaml`` or ``.yml``.
         d_model: The backbone's residual width.
         n_layers: Its blocks.
-        backbone: Its name, for the message.
 
     Raises:
-        ConfigError: An unknown name; or a file that cannot be read or does not fit the backbone:
-            file, key and remedy are named.
+        ConfigError: An unknown name, or a file that cannot be read.
     """
-    path = Path(wanted)
-    if path.suffix not in (".yaml", ".yml"):
-        return make_recipe(wanted, d_model=d_model, n_layers=n_layers)
-    recipe = load_yaml(Recipe, path)
+    if _is_file(wanted):
+        return load_yaml(Recipe, wanted)
+    return make_recipe(wanted, d_model=d_model, n_layers=n_layers)
+
+
+def require_fit(recipe: Recipe, wanted: str, *, d_model: int, n_layers: int, backbone: str) -> None:
+    """Make sure that a recipe fits a backbone, which a file may have been written for another of.
+
+    Args:
+        recipe: What :func:`named_recipe` made of ``wanted``.
+        wanted: The name or file.
+        d_model: The backbone's residual width.
+        n_layers: Its blocks.
+        backbone: Its name.
+
+    Raises:
+        ConfigError: It does not; file, key and remedy are named.
+    """
     try:
         recipe.module.validate_for(n_layers=n_layers, d_model=d_model, backbone=backbone)
     except ConfigError as error:
+        if not _is_file(wanted):
+            raise
         raise ConfigError(
-            f"{path}: module.{error}; give the backbone that the file was written for, or write "
+            f"{wanted}: module.{error}; give the backbone that the file was written for, or write "
             f"one that fits: `workbench train --backbone {backbone} --print-config > mine.yaml`"
         ) from error
-    return recipe
+
+
+def _is_file(wanted: str) -> bool:
+    return Path(wanted).suffix in (".yaml", ".yml")
 
 
 def make_recipe(name: str, *, d_model: int, n_layers: int) -> Recipe:
