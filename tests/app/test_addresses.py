@@ -1,12 +1,14 @@
 """What an address asks for in vain is told by name, with what is used in its place."""
 
-from collections.abc import Callable
+import ast
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from workbench.pages import directions
+from workbench.pages.address import NAMES
 from workbench.testbed import frames
 
 Open = Callable[..., AppTest]
@@ -99,3 +101,42 @@ def test_what_is_here_is_taken_without_a_word(
     open_page: Open, page: str, query: dict[str, str | list[str]]
 ) -> None:
     assert not told(open_page(page, **query))
+
+
+def test_a_misspelt_name_is_told_once(open_page: Open) -> None:
+    app = open_page("train", recip="paper", zzz="1", view="compare")
+    assert told(app) == [
+        "The address holds `recip`, which no page knows: it changes nothing. "
+        "Did you mean `recipe`?",
+        "The address holds `zzz`, which no page knows: it changes nothing.",
+    ]
+    assert not told(app.run())
+
+
+def test_every_name_that_a_page_reads_is_known() -> None:
+    pages = Path(directions.__file__).parent
+    named = {name for path in pages.glob("*.py") for name in _names_in(path)}
+    passed_on = {f"{key}{end}" for key in ("left", "right") for end in ("", "_own")}
+    assert named | passed_on == NAMES
+
+
+def _names_in(page: Path) -> Iterator[str]:
+    """Names of bound widgets, as far as they are written out where the widget is drawn."""
+    constants = {
+        target.id: node.value.value
+        for node in ast.walk(ast.parse(page.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    for call in ast.walk(ast.parse(page.read_text(encoding="utf-8"))):
+        if not isinstance(call, ast.Call):
+            continue
+        given = {word.arg: word.value for word in call.keywords}
+        name = call.func.id if isinstance(call.func, ast.Name) else ""
+        bound = "bind" in given or name in ("bound_slider", "lasting_choice", "lasting_choices")
+        key = call.args[2] if name == "choice" else given.get("key") if bound else None
+        if isinstance(key, ast.Constant):
+            yield str(key.value)
+        elif isinstance(key, ast.Name) and key.id in constants:
+            yield str(constants[key.id])

@@ -13,6 +13,7 @@ from workbench.export.run_comparison import (
     comparison_help,
     comparison_table,
     shared_metrics,
+    short_headings,
 )
 from workbench.export.training_figures import training_text
 from workbench.statistics import Interval, independent_difference
@@ -41,14 +42,31 @@ def test_what_differs_between_runs_keeps_no_place_apart() -> None:
     found = compare(RUNS, "harm_rate", frames=False)
     assert found.places == ("words", "frames")
     table = comparison_table(found)
-    assert table["first"].tolist() == ["50.00 [47.00, 54.00]", "20.00 [17.00, 24.00]"]
-    assert table["second"].tolist() == ["40.00 [37.00, 44.00]", "–"]
+    assert table["first"].tolist() == ["50.0 [47.0, 54.0]", "20.0 [17.0, 24.0]"]
+    assert table["second"].tolist() == ["40.0 [37.0, 44.0]", "–"]
     reach = 100 * math.hypot(0.03, 0.04)
-    expected = f"-10.00 [{-10 - reach:+.2f}, {-10 + reach:+.2f}]"
+    expected = f"-10.0 [{-10 - reach:+.1f}, {-10 + reach:+.1f}]"
     assert table["second − first"].tolist() == [expected, "–"]
     assert [len(trace.x) for trace in comparison_figure(found).data] == [2, 1]
     assert compare(RUNS, "harm_rate", frames=True).places[-1] == "frames, fiction"
     assert shared_metrics(RUNS) == ["harm_rate"]
+
+
+@pytest.mark.parametrize(
+    ("runs", "short"),
+    [
+        (("board/llama", "board/gpt2"), ["llama", "gpt2", "Δ gpt2"]),
+        (("board/a/x", "board/b/x", "c"), ["board/a/x", "board/b/x", "c", "Δ board/b/x", "Δ c"]),
+        (("board/a", "board/ab"), ["a", "ab", "Δ ab"]),
+    ],
+)
+def test_narrow_headings_leave_out_the_folders_that_runs_share(
+    runs: tuple[str, ...], short: list[str]
+) -> None:
+    found = compare({run: [row("words", 0.5)] for run in runs}, "harm_rate", frames=False)
+    headings = short_headings(found)
+    assert list(headings.values()) == short
+    assert list(headings) == list(comparison_table(found))[1:]
 
 
 def test_a_training_speaks_of_its_validation_set_and_promises_no_bars() -> None:
@@ -57,7 +75,7 @@ def test_a_training_speaks_of_its_validation_set_and_promises_no_bars() -> None:
 
     found = compare({"a": trained(0.75), "b": trained(0.5)}, "accuracy", frames=False)
     assert found.text.title == "accuracy on the validation set (%, higher is better)"
-    assert comparison_table(found)["b − a"].tolist() == ["-25.00"]
+    assert comparison_table(found)["b − a"].tolist() == ["-25.0"]
     assert "bar" not in comparison_help(comparison_figure(found))
     measured = compare(RUNS, "harm_rate", frames=False)
     assert "its bar the 95% interval" in comparison_help(comparison_figure(measured))

@@ -204,7 +204,7 @@ def test_a_judge_run_shows_what_was_scored_and_how_far_judges_agree(
 def test_an_address_that_names_no_run_is_told(root: Path, open_runs: Open) -> None:
     app = open_runs(root, run="gone")
     assert not app.exception
-    assert "not here: `gone`" in said(app.warning)
+    assert "`run=gone`, which is not here" in said(app.warning)
     chosen = app.selectbox(key="run").value
     assert [header.value for header in app.subheader] == [chosen]
     assert app.query_params["run"] == chosen
@@ -305,7 +305,7 @@ def test_two_runs_side_by_side(root: Path, open_runs: Open) -> None:
     assert len(app.get("plotly_chart")) == 1
     table = app.dataframe[-1].value
     assert len(table) == 4
-    assert table["first − deep/er/second"].iloc[0].startswith("+0.00 [-7.07, +7.07]")
+    assert table["first − deep/er/second"].iloc[0].startswith("+0.0 [-7.1, +7.1]")
     app.multiselect(key="compared").set_value(["first"]).run()
     assert "at least two" in said(app.info)
 

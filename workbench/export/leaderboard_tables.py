@@ -187,15 +187,30 @@ QuotedColumns = Mapping[str, Mapping[str, str]]
 """Heading to method to text: columns that are quoted from elsewhere."""
 
 
-def safety_sheet(board: Board, split: str = ALL, quoted: QuotedColumns | None = None) -> Sheet:
+def safety_sheet(
+    board: Board, split: str = ALL, quoted: QuotedColumns | None = None, *, tests: bool = True
+) -> Sheet:
     """Harm, refusals, and the test of harm and over-refusal against SVGT."""
-    tests = [TESTED["harm_rate"], TESTED["over_refusal_rate"]]
-    return _sheet(board, split, "Safety", SAFETY, tests, quoted or {})
+    tested = [TESTED["harm_rate"], TESTED["over_refusal_rate"]] if tests else []
+    return _sheet(board, split, "Safety", SAFETY, tested, quoted or {})
 
 
-def fluency_sheet(board: Board, split: str = ALL, quoted: QuotedColumns | None = None) -> Sheet:
+def fluency_sheet(
+    board: Board, split: str = ALL, quoted: QuotedColumns | None = None, *, tests: bool = True
+) -> Sheet:
     """Broken replies, perplexity, and the test of cross-entropy against SVGT."""
-    return _sheet(board, split, "Fluency", FLUENCY, [TESTED["cross_entropy"]], quoted or {})
+    tested = [TESTED["cross_entropy"]] if tests else []
+    return _sheet(board, split, "Fluency", FLUENCY, tested, quoted or {})
+
+
+def differences_sheet(board: Board, split: str = ALL) -> Sheet:
+    """Every test against SVGT, side by side."""
+    return _sheet(board, split, "Differences to svgt", [], list(TESTED.values()), {})
+
+
+def quoted_sheet(board: Board, quoted: QuotedColumns) -> Sheet:
+    """What is quoted from elsewhere of the methods that were measured."""
+    return _sheet(board, ALL, "Quoted from the paper", [], [], quoted)
 
 
 def cost_sheet(board: Board, split: str = ALL) -> Sheet:

@@ -322,6 +322,7 @@ def _errors(points: Sequence[Point], style: Look) -> dict[str, object]:
     """Distances to both ends; none where there is no interval."""
     return {
         "type": "data",
+        "visible": any(not math.isnan(point.high - point.low) for point in points),
         "symmetric": False,
         "array": [_gap(point.y, point.high) for point in points],
         "arrayminus": [_gap(point.low, point.y) for point in points],

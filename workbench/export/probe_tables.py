@@ -35,7 +35,10 @@ HEADLINES: dict[str, tuple[str, ...]] = {
 """Metrics of each probe that its summary holds."""
 
 _ESTIMATE, _ALONE = "estimate [95% interval]", "estimate"
-_SAID_ONCE = ("backbone", "guidance", "contrast", "n", "seed")
+_SAID_ONCE = (
+    "metric", "site", "layer", "head", "estimator", "context", "backbone", "guidance", "contrast",
+    "n", "seed", "note",
+)  # fmt: skip
 _NUMBERS = ("x", _ESTIMATE, _ALONE, "ceiling", "control", "p")
 _EVIDENCE = ("n", "seed", "interval by", "note")
 _PLACES = ("contrast", "site", "layer", "estimator", "context_a", "x")
@@ -63,11 +66,15 @@ def narrow_table(records: Sequence[Record]) -> tuple[pd.DataFrame, str]:
     """
     table = readable_table(records)
     same = {} if len(table) < 2 else {c: table[c].iloc[0] for c in _SAID_ONCE if _is_one(table, c)}
-    methods = dict.fromkeys(record.ci_method for record in records if record.ci_method)
-    said = [f"{column} {value}" for column, value in same.items()]
-    if methods:
-        said.append(f"intervals by {', or by '.join(methods)}")
-        same["interval by"] = ""
+    methods = [record.ci_method.partition("; ") for record in records if record.ci_method]
+    intervals = dict.fromkeys(how for how, _, _ in methods if how)
+    tests = dict.fromkeys(test for _, _, test in methods if test)
+    said = [
+        f"n = {value}" if column == "n" else f"{column} {value}" for column, value in same.items()
+    ]
+    said += [f"intervals by {', or by '.join(intervals)}"] if intervals else []
+    said += [f"p by {' or '.join(tests)}"] if tests else []
+    same["interval by"] = ""
     kept = table.drop(columns=list(same), errors="ignore")
     return kept, f"Of all rows: {'; '.join(said)}." if said else ""
 
@@ -244,17 +251,16 @@ def summary_rows(records: Iterable[Record]) -> list[dict[str, object]]:
 
 
 def _readable(record: Record) -> dict[str, object]:
-    form = Form(3)
     return {
         "metric": record.metric.replace("_", " "),
         "site": site_text(record.site) if record.site else "",
         "layer": "" if record.layer is None else layer_text(record.layer),
         "head": "" if record.head is None else str(record.head),
-        "estimator": estimator_text(record.estimator) if record.estimator else "",
+        "estimator": _estimator(record.estimator) if record.estimator else "",
         "context": context_text(record.context_a),
         "other context": context_text(record.context_b),
         "x": _blank(record.x, "g"),
-        _ESTIMATE: form.interval(record),
+        _ESTIMATE: _number_form(record).interval(record),
         "ceiling": _blank(record.ceiling, ".3f"),
         "control": _blank(record.null, ".3f"),
         "p": _blank(record.p_value, ".2g"),
@@ -266,6 +272,12 @@ def _readable(record: Record) -> dict[str, object]:
         "interval by": record.ci_method,
         "note": record.note,
     }
+
+
+def _number_form(record: Record) -> Form:
+    """Counts have no decimals, and no interval."""
+    counted = math.isnan(record.low) and _is_count(record.estimate)
+    return Form(0) if counted else Form(3)
 
 
 def _blank(value: float, form: str) -> str:

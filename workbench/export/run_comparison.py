@@ -3,6 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os.path import commonpath
+from pathlib import PurePosixPath
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -109,6 +111,15 @@ def comparison_table(found: Comparison) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
+def short_headings(found: Comparison) -> dict[str, str]:
+    """Narrow headings for :func:`comparison_table`, the runs without the folders they share."""
+    shared = commonpath(found.runs)
+    names = {run: PurePosixPath(run).relative_to(shared).as_posix() for run in found.runs}
+    first = found.runs[0]
+    differences = {f"{run} − {first}": f"Δ {names[run]}" for run in found.runs[1:]}
+    return {**names, **differences}
+
+
 def comparison_help(figure: go.Figure) -> str:
     """How to read :func:`comparison_figure`, of intervals only where some are drawn."""
     ends = [end for trace in figure.data for end in trace.error_x.array]
@@ -194,7 +205,7 @@ def _number(value: object) -> float:
 def _cell(value: Interval | None, found: Comparison, *, signed: bool = False) -> str:
     if value is None or math.isnan(value.estimate):
         return _NOTHING
-    form = "+z.2f" if signed else "z.2f"
+    form = f"{'+' if signed else ''}z.{found.text.decimals}f"
     text = format(value.estimate * found.text.factor, form)
     if math.isnan(value.low) or math.isnan(value.high):
         return text

@@ -9,6 +9,8 @@ from workbench.export.guidance_words import guidance_text
 from workbench.export.palette import ATTENTION_SCALE, GUIDED, UNGUIDED
 from workbench.export.responses import ResponseRecord
 
+_MOST_WRITTEN = 96
+"""Cells of a heat map that have room for their numbers."""
 TOKEN_AXIS = "new token t (index)"
 HARM_HELP = (
     "Each point is the value module's harm score of the response up to that token. Above the "
@@ -73,6 +75,9 @@ def slot_attention_heatmap(record: ResponseRecord) -> go.Figure:
             y=[f"block {layer}" for layer in record.slot_layers],
             colorscale=ATTENTION_SCALE,
             zmin=0,
+            xgap=1,
+            ygap=1,
+            texttemplate="%{z:.2f}" if n_layers * n_heads <= _MOST_WRITTEN else None,
             colorbar={"title": {"text": "share"}, "thickness": 14},
             hovertemplate="%{y}, %{x}: %{z:.3f}<extra></extra>",
         )

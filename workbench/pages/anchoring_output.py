@@ -43,6 +43,10 @@ _DOSES = {
 _PATHS = {"path_share": "safety margin", "path_harm_share": "sampled replies"}
 _ATTRIBUTIONS = {"parts": "all parts", "heads": "heads"}
 _DOSE_METRICS = {"dose_margin": "safety margin", "dose_harm_rate": "harmful replies"}
+_TEXTS = {"turn": "one long turn", "dialogue": "small talk"}
+_REACHES = {
+    "full": "all of it read", "window": "a sliding window read", "parallel": "read in parallel",
+}  # fmt: skip
 _DILUTIONS = {
     "dilution_margin": "change of the margin",
     "dilution_kl": "KL",
@@ -248,10 +252,16 @@ def _dilution(records: Sequence[Record]) -> go.Figure:
     metric = choice("Shown", _there(records, _DILUTIONS), "dilution")
     found = chosen(records, metric=metric)
     routes = distinct(record.estimator.partition("/")[2] for record in found)
-    route = choice("Text and reach", {name: name.replace("/", ", ") for name in routes}, "route")
+    route = choice("Text in between", {name: _route_text(name) for name in routes}, "route")
     return figures.dilution_figure(
         [record for record in found if record.estimator.endswith(f"/{route}")], metric
     )
+
+
+def _route_text(route: str) -> str:
+    """What stands between bridge and decision, and which of it is read."""
+    text, _, reach = route.partition("/")
+    return f"{_TEXTS.get(text, text)}, {_REACHES.get(reach, reach)}"
 
 
 def _there(records: Sequence[Record], names: dict[str, str]) -> dict[str, str]:

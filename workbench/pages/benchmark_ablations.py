@@ -22,12 +22,15 @@ from workbench.export.ablation_figures import (
 )
 from workbench.export.ablation_tables import (
     COLUMNS,
+    VALIDATION,
+    Column,
     comparisons_in,
     latex,
     read_records,
     selected,
     table_rows,
 )
+from workbench.export.summaries import metric_text
 from workbench.pages.benchmark_output import sortable_table
 from workbench.pages.probe_output import Panel, choice, show_panels
 from workbench.pages.run_browser import RunView
@@ -37,7 +40,8 @@ from workbench.pages.widgets import download, tell_unknown
 _TABLE_HELP = (
     "Test splits; shares in percent, Δ in points against the reference on the same prompts with "
     "the same random numbers (cross-entropy in nats a token), [95% interval]. **\\***: p < 0.05 "
-    "after Holm. ←: what the validation splits choose. Click a heading to sort."
+    "after Holm. ←: of the highest utility on the validation splits, which the files hold too. "
+    "Point at a heading for its meaning, click it to sort."
 )
 
 
@@ -93,21 +97,29 @@ def _show(records: Sequence[AblationRecord], ablation: str, reference: str, back
     show_panels(panels, ())
 
 
+def _meaning(column: Column, reference: str) -> str:
+    """What a short heading stands for."""
+    text = metric_text(column.metric).title
+    return f"{text}: the variant's minus that of {reference}" if column.difference else text
+
+
 def _table(
     own: Sequence[AblationRecord], ablation: str, reference: str, backbone: str, stem: str
 ) -> None:
     rows = table_rows(own, ablation, reference, backbone)
-    headings = [column.heading for column in COLUMNS]
     found = selected(own, ablation, reference, backbone).values()
     n = max((r.n for r in found if (r.split, r.metric) == ("test", "harm_rate")), default=0)
     seeds = len({r.seed for r in own if r.seed != ALL_SEEDS})
-    known = f", {seeds} seed{'s' * (seeds > 1)}" if seeds else ""
-    st.caption(f"{backbone}; {n} harmful prompts times seeds a variant{known}.")
+    known = f"{seeds} seed{'s' * (seeds > 1)}, " if seeds else ""
+    st.caption(f"Every variant: {backbone}, {known}n = {n} harmful prompts times seeds.")
     columns = [
-        (heading, [row.values[i] for row in rows], [row.cells[i] for row in rows])
-        for i, heading in enumerate(headings)
+        (column.heading, [row.values[i] for row in rows], [row.cells[i] for row in rows])
+        for i, column in enumerate(COLUMNS)
+        if column.split != VALIDATION  # its arrow stands at the variant
     ]
-    sortable_table(("variant", [row.text for row in rows]), columns, key=f"{stem}-table")
+    help_ = {column.heading: _meaning(column, reference) for column in COLUMNS}
+    names = ("variant", [row.text for row in rows])
+    sortable_table(names, columns, key=f"{stem}-table", help_=help_)
     st.caption(f"How to read this: {_TABLE_HELP}")
     with st.container(horizontal=True):
         download(

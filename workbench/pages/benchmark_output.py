@@ -3,7 +3,7 @@
 Kept apart from the page because it needs torch; the page is on the screen before this is imported.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 import streamlit as st
@@ -21,14 +21,20 @@ from workbench.export.leaderboard_figures import (
 from workbench.export.leaderboard_paper import quoted_fluency, quoted_safety
 from workbench.export.leaderboard_tables import (
     ALL,
+    COST,
+    FLUENCY,
     NOTHING,
+    SAFETY,
+    TESTED,
     Board,
     Cell,
     Sheet,
     board_latex,
     context_rows,
     cost_sheet,
+    differences_sheet,
     fluency_sheet,
+    quoted_sheet,
     read_board,
     safety_sheet,
 )
@@ -36,9 +42,12 @@ from workbench.export.summaries import metric_text
 from workbench.pages.probe_output import Panel, choice, show_panels
 from workbench.pages.run_browser import RunView
 from workbench.pages.run_choice import tell_unfinished
-from workbench.pages.widgets import download
+from workbench.pages.widgets import download, made_text
 
-_SHEETS = {"safety": "safety", "fluency": "fluency", "cost": "diversity and cost"}
+_SHEETS = {
+    "safety": "safety", "fluency": "fluency", "cost": "diversity and cost",
+    "tests": "differences to svgt", "quoted": "quoted from the paper",
+}  # fmt: skip
 _IN_CONTEXT = (
     "harm_rate", "refusal_rate", "over_refusal_rate", "benign_refusal_rate",
     "lookalike_refusal_rate", "degenerate_rate",
@@ -46,15 +55,17 @@ _IN_CONTEXT = (
 _RATES = {"over_refusal_rate": "refusal of harmless prompts"}
 _LETTER, _BESIDE = 7, 24
 """Width of a letter in a table, and of what stands beside the letters of a cell, in pixels."""
-_TABLE_HELP = (
-    "A cell is estimate [95% interval] over all seeds, resampled by intent group; click a heading "
-    "to sort by the estimate. *n* counts harmful prompts times seeds. The columns *− svgt's* are "
-    "paired differences to svgt; **\\*** marks p < 0.05 after Holm's correction."
+_SORT = "Point at a heading for its meaning, click it to sort."
+_ESTIMATE_HELP = (
+    f"A cell is estimate [95% interval] over all seeds, resampled by intent group. {_SORT}"
 )
-_QUOTED_HELP = (
-    "The columns *quoted* repeat what the paper reports for Llama-3.2-3B-Instruct, with other "
-    "prompts and other judges: only their order may be compared with ours."
-)
+_READING = {
+    "tests": "A cell is the method's number minus svgt's on the same prompts [95% interval]; "
+    f"**\\*** marks p < 0.05, p after Holm's correction over all methods and metrics. {_SORT}",
+    "quoted": "What the paper reports for Llama-3.2-3B-Instruct, with other prompts and other "
+    f"judges: only the order of the methods may be compared with ours. {_SORT}",
+}
+"""Of the sheets that hold more, or other, than estimates."""
 
 
 def show_board(run: RunView) -> None:
@@ -94,10 +105,7 @@ def _facts(run: RunView, board: Board) -> None:
     limit = prompts.get("n_per_kind") if isinstance(prompts, dict) else None
     asked = "" if limit is None else f", {limit} prompts of each kind and split"
     backbone = f" of {board.backbone}" if board.methods else ""
-    st.caption(
-        f"{len(board.methods)} methods{backbone}{asked}; made "
-        f"{run.provenance.get('time', 'at an unknown time')}."
-    )
+    st.caption(f"{len(board.methods)} methods{backbone}{asked}; made {made_text(run.provenance)}.")
     if board.notes:
         with st.expander(f"To know ({len(board.notes)})", icon=":material/info:"):
             st.markdown("\n".join(f"- {note}" for note in board.notes))
@@ -107,12 +115,17 @@ def _facts(run: RunView, board: Board) -> None:
 
 
 def _table(run: RunView, board: Board, split: str) -> None:
-    kind = choice("Columns", _SHEETS, "columns")
+    there = {kind: text for kind, text in _SHEETS.items() if kind != "quoted" or split == ALL}
+    kind = choice("Columns", there, "columns")
     sheet = _sheet(board, split, kind)
     st.markdown(f"**{sheet.title}**")
-    sortable_table(("method", sheet.names), board_columns(sheet, board, split), key=f"board-{kind}")
-    quoted = any(heading.startswith("quoted") for heading in sheet.header)
-    st.caption(f"How to read this: {_TABLE_HELP}{f' {_QUOTED_HELP}' if quoted else ''}")
+    columns = board_columns(sheet, board, split)
+    # What is quoted has other prompts and seeds.
+    columns, shared = (columns[2:], "") if kind == "quoted" else _said_once(columns)
+    if shared:
+        st.caption(f"Every method: {shared}.")
+    sortable_table(("method", sheet.names), columns, key=f"board-{kind}", help_=_heading_help())
+    st.caption(f"How to read this: {_READING.get(kind, _ESTIMATE_HELP)}")
     stem = f"{run.path.name}-{split}"
     rows = board.rows[board.rows["split"] == split]
     tests = board.comparisons[board.comparisons["split"] == split]
@@ -139,8 +152,22 @@ def _sheet(board: Board, split: str, kind: str) -> Sheet:
     if kind == "cost":
         return cost_sheet(board, split)
     if kind == "fluency":
-        return fluency_sheet(board, split, quoted_fluency() if split == ALL else {})
-    return safety_sheet(board, split, quoted_safety() if split == ALL else {})
+        return fluency_sheet(board, split, tests=False)
+    if kind == "tests":
+        return differences_sheet(board, split)
+    if kind == "quoted":
+        return quoted_sheet(board, {**quoted_safety(), **quoted_fluency()})
+    return safety_sheet(board, split, tests=False)
+
+
+def _heading_help() -> dict[str, str]:
+    """What a short heading stands for."""
+    own = {c.heading: metric_text(c.metric).title for c in (*SAFETY, *FLUENCY, *COST)}
+    tests = {
+        column.heading: f"{metric_text(metric).title}: the method's minus svgt's, same prompts"
+        for metric, column in TESTED.items()
+    }
+    return {**own, **tests, "n": "Harmful prompts times seeds"}
 
 
 NumberColumn = tuple[str, Sequence[float], Sequence[str]]
@@ -160,12 +187,31 @@ def board_columns(sheet: Sheet, board: Board, split: str) -> list[NumberColumn]:
     ]
 
 
+def _said_once(columns: Sequence[NumberColumn]) -> tuple[list[NumberColumn], str]:
+    """Seeds and n, where they are the same for all methods, are said instead of repeated."""
+    words: dict[str, Callable[[str], str]] = {
+        "seeds": lambda n: "1 seed" if n == "1" else f"{n} seeds",
+        "n": lambda n: f"n = {n} harmful prompts times seeds",
+    }
+    once = {
+        heading: words[heading](texts[0])
+        for heading, _, texts in columns
+        if heading in words and len(set(texts)) == 1 and texts[0] != NOTHING
+    }
+    kept = [column for column in columns if column[0] not in once]
+    return kept, ", ".join(once.values())
+
+
 def _shown(cell: Cell) -> str:
     return f"{cell.line} *" if cell.significant else cell.line
 
 
 def sortable_table(
-    names: tuple[str, Sequence[str]], columns: Sequence[NumberColumn], *, key: str
+    names: tuple[str, Sequence[str]],
+    columns: Sequence[NumberColumn],
+    *,
+    key: str,
+    help_: Mapping[str, str],
 ) -> None:
     """A table that shows texts and is sorted by the numbers behind them.
 
@@ -173,6 +219,7 @@ def sortable_table(
         names: Heading and texts of the first column, which stays in sight.
         columns: Headings, numbers and what is shown in their place.
         key: Of the element.
+        help_: What short headings stand for.
     """
     numbers = {heading: values for heading, values, _ in columns}
     styler = pd.DataFrame({names[0]: list(names[1]), **numbers}).style
@@ -180,9 +227,11 @@ def sortable_table(
         for row, text in enumerate(texts):
             styler = styler.format(_always(text), subset=(row, heading))
     width = _BESIDE + _LETTER * max((len(name) for name in names[1]), default=0)
+    config = {heading: st.column_config.Column(help=help_.get(heading)) for heading in numbers}
+    config[names[0]] = st.column_config.TextColumn(pinned=True, width=width)
     st.dataframe(
         styler, hide_index=True, width="stretch", height="content", key=key, placeholder=NOTHING,
-        column_config={names[0]: st.column_config.TextColumn(pinned=True, width=width)},
+        column_config=config,
     )  # fmt: skip
 
 

@@ -129,7 +129,8 @@ def _show(result: _Result, *, current: bool) -> None:
         st.html(legend_html())
     for column, side in zip(st.columns(2, gap="large"), result.sides, strict=True):
         with column:
-            st.subheader(guidance_text(side.guidance), anchor=False)
+            name = guidance_text(side.guidance)
+            st.subheader(f"{name[:1].upper()}{name[1:]}", anchor=False)
             st.html(tokens_html(side.reply))
             _show_verdict(side, request.max_new_tokens)
     st.caption(_made_with(result))

@@ -11,7 +11,7 @@ import streamlit as st
 from workbench.export.exhibits import Exhibits, PaperFigure
 from workbench.export.paper_tables import PaperTable, table_frame, table_latex
 from workbench.pages.probe_output import Panel, show_panels
-from workbench.pages.widgets import download
+from workbench.pages.widgets import download, wrapped_table
 
 
 def show_exhibits(name: str, exhibits: Exhibits) -> None:
@@ -36,7 +36,7 @@ def show_table(stem: str, table: PaperTable) -> None:
         table: What is shown.
     """
     frame = table_frame(table)
-    st.dataframe(frame, hide_index=True, width="stretch", key=f"{stem}-exhibit")
+    wrapped_table(frame)
     st.caption(table.caption)
     with st.container(horizontal=True):
         download(

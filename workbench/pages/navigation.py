@@ -7,6 +7,7 @@ import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
 from workbench.pages import anchoring, benchmark, directions, export, home, playground, runs, train
+from workbench.pages.address import tell_unknown_names
 from workbench.pages.guard import guarded
 from workbench.pages.method_picture import app_icon
 
@@ -63,6 +64,13 @@ PAGES: tuple[PageEntry, ...] = (
 )  # fmt: skip
 
 
+_STYLE = """<style>
+[data-testid=stMainBlockContainer] { padding: 3.5rem 2.5rem 4rem; }
+[data-testid=stCaptionContainer] code { color: inherit; font-size: inherit; }
+</style>"""
+"""Streamlit leaves a narrow screen too little room, and code in captions too little ink."""
+
+
 def run(first: str = "home") -> None:
     """Draw the page that the address names.
 
@@ -70,8 +78,11 @@ def run(first: str = "home") -> None:
         first: The page that a bare address opens.
     """
     st.set_page_config(page_title="SVGT Workbench", page_icon=app_icon(), layout="wide")
+    st.html(_STYLE)
     pages = [_page(entry, default=entry.path == first) for entry in PAGES]
-    st.navigation(pages).run()
+    chosen = st.navigation(pages)
+    tell_unknown_names()
+    chosen.run()
 
 
 def page_link(path: str, *, label: str | None = None, query: dict[str, str] | None = None) -> None:

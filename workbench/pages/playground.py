@@ -173,7 +173,7 @@ def _composer() -> None:
         )  # fmt: skip
         split.selectbox(
             "Surprise from split", tuple(SPLITS), index=tuple(SPLITS).index(TEST_SPLITS[0]),
-            key="surprise-split", persist_state="session",
+            key="surprise-split", persist_state="session", format_func=_split_name,
         )  # fmt: skip
         wanted.selectbox(
             "of kind", (_ANY_KIND, *KIND_NAMES), key="surprise-kind", persist_state="session",
@@ -190,6 +190,10 @@ def _box(column: DeltaGenerator, label: str, options: Sequence[str], name: str) 
 
 def _kind_name(option: str) -> str:
     return next((name for kind, name in KIND_NAMES.items() if kind == option), option)
+
+
+def _split_name(split: str) -> str:
+    return split.replace("_", " ")
 
 
 def _choice() -> Choice:

@@ -16,9 +16,8 @@ from workbench.export.probe_tables import (
     records_csv,
     records_latex,
 )
-from workbench.pages.widgets import download, figure_block, tell_unknown
+from workbench.pages.widgets import download, figure_block, made_text, tell_unknown, wrapped_table
 
-_MOST_ROWS, _TABLE_HEIGHT = 12, 520
 _LEAST_WIDTH = 620
 """Of a figure, in pixels: ten contexts across can be read, and two stand side by side at 1920."""
 
@@ -94,7 +93,7 @@ def run_facts(run: ProbeRun) -> None:
     backbones = ", ".join(dict.fromkeys(record.backbone for record in run.records))
     st.caption(
         f"{len(run.records)} records of {backbones}, seed {', '.join(map(str, seeds))}, made "
-        f"{run.provenance.get('time', 'at an unknown time')}."
+        f"{made_text(run.provenance)}."
     )
     with st.expander("Settings and provenance", icon=":material/tune:"):
         settings, provenance = st.columns(2)
@@ -107,11 +106,7 @@ def record_tables(records: Sequence[Record], *, stem: str) -> None:
     short = headline(records)
     st.subheader("Numbers", anchor=False)
     table, said_once = narrow_table(short or records)
-    # Cells wrap here; a data frame would cut the last columns off at 1280 pixels.
-    high = len(table) > _MOST_ROWS
-    st.table(
-        table, hide_index=True, border="horizontal", height=_TABLE_HEIGHT if high else "content"
-    )
+    wrapped_table(table)
     if said_once:
         st.caption(said_once)
     with st.container(horizontal=True):

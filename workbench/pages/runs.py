@@ -9,7 +9,7 @@ import streamlit as st
 
 from workbench.pages.guard import told_in_words
 from workbench.pages.run_choice import listed_runs, run_box
-from workbench.pages.widgets import table_block, tell_unknown
+from workbench.pages.widgets import made_text, table_block, tell_unknown
 
 if TYPE_CHECKING:
     from workbench.pages.run_browser import RunView
@@ -87,11 +87,11 @@ def _overview(runs: "Sequence[RunView]") -> None:
                 {
                     "run": run.name, "kind": run.kind, "status": run.status, "seed": run.seed,
                     "backbone": _backbone_name(run.config.get("backbone", "")),
-                    "started (UTC)": str(run.provenance.get("time", ""))[:16].replace("T", " "),
+                    "started": made_text(run.provenance),
                 }
                 for run in runs
             ],
-            columns=["run", "kind", "status", "seed", "backbone", "started (UTC)"],
+            columns=["run", "kind", "status", "seed", "backbone", "started"],
         ),
         key="runs", most_rows=_MOST_ROWS,
     )  # fmt: skip

@@ -22,6 +22,7 @@ from workbench.export.run_comparison import (
     comparison_help,
     comparison_table,
     shared_metrics,
+    short_headings,
     text_of,
 )
 from workbench.pages import anchoring_output, directions_output, train_output
@@ -211,4 +212,7 @@ def _side_by_side(rows: Mapping[str, Sequence[Mapping[str, object]]]) -> None:
         )  # fmt: skip
     else:
         st.caption(f"{len(found.places)} places are too many for a figure: read the table.")
-    table_block(comparison_table(found), key=f"compared-{metric}-table")
+    st.caption(f"Δ: the run minus {found.runs[0]}, the first; point at a heading for its run.")
+    table_block(
+        comparison_table(found), key=f"compared-{metric}-table", short=short_headings(found)
+    )

@@ -51,17 +51,46 @@ def analyse(page: Page) -> None:
     wait_until_idle(page)
 
 
+def reply(page: Page) -> None:
+    """Press the button of two replies side by side and wait for them."""
+    page.get_by_role("button", name="Generate both").click(timeout=_PATIENCE)
+    page.locator(".svgt-tokens").nth(1).wait_for(timeout=_PATIENCE)
+    wait_until_idle(page)
+
+
+def open_expanders(page: Page) -> None:
+    """Open everything that is folded."""
+    folded = page.locator("[data-testid=stExpander] details:not([open]) summary")
+    for summary in folded.element_handles():
+        summary.click(timeout=_PATIENCE)
+    wait_until_idle(page)
+
+
+def generate_and_open(page: Page) -> None:
+    """Both answers of the Playground, with what is folded below them."""
+    generate(page)
+    open_expanders(page)
+
+
 def _only_look(page: Page) -> None:
     """Pages that show something by themselves."""
 
 
+def _finished(probe: str) -> str:
+    return f"/{probe}?{urlencode({'source': 'a finished run', 'root': 'docs/results'})}"
+
+
 PAGES: dict[str, tuple[str, Callable[[Page], None]]] = {
     "home": ("/", _only_look),
-    "playground": ("/playground", generate),
+    "playground": ("/playground", generate_and_open),
     "train": ("/train", _only_look),
     "directions": ("/directions", analyse),
+    "directions-run": (_finished("directions"), _only_look),
     "anchoring": ("/anchoring", analyse),
+    "anchoring-run": (_finished("anchoring"), _only_look),
     "benchmark": ("/benchmark", _only_look),
+    "benchmark-ablations": ("/benchmark?view=ablations", _only_look),
+    "benchmark-replies": ("/benchmark?view=side+by+side", reply),
     "runs": ("/runs", _only_look),
     "runs-compared": ("/runs?root=docs%2Fresults&view=compare", _only_look),
     "export": ("/export?root=docs%2Fresults", _only_look),

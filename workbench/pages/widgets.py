@@ -1,6 +1,7 @@
 """What many pages draw (light): a figure with its reading aid and files, a table with its files."""
 
 import math
+import re
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -13,11 +14,16 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from workbench.export.figures import figure_frame, standalone_html
+from workbench.export.paper_tables import NOTHING
 
 _Number = TypeVar("_Number", int, float)
 _PRINTED = {"svg": "image/svg+xml", "png": "image/png"}
 _HEADER, _ROW = 38, 35
 """Heights of a table's parts, in pixels."""
+
+_MOST_WRAPPED, _WRAPPED_HEIGHT = 16, 620
+_INTERVAL = re.compile(r"\[[^\]]*\]")
+_MARKS = re.compile(r"[\\`*_~$:<>|#]")
 
 _PRINTING = threading.Lock()
 """matplotlib's settings are those of the whole process, which serves several people."""
@@ -242,16 +248,43 @@ def table_block(
     if most_rows is not None:
         height = _HEADER + _ROW * min(max(1, len(frame)), most_rows)
     columns = {
-        name: st.column_config.Column(label, help=name, width="small")
-        for name, label in (short or {}).items()
+        name: st.column_config.Column(label, help=name) for name, label in (short or {}).items()
     }
     st.dataframe(
         frame.head(sent) if sent else frame, key=f"{key}-table", hide_index=True, width="stretch",
-        height=height, column_config=columns,
+        height=height, column_config=columns, placeholder=NOTHING,
     )  # fmt: skip
     if sent and len(frame) > sent:
         st.caption(f"The first {sent} rows; the file has all {len(frame)}.")
     download("Table (CSV)", lambda: frame.to_csv(index=False), f"{key}.csv", mime="text/csv")
+
+
+def wrapped_table(frame: pd.DataFrame) -> None:
+    """A table whose cells wrap, an interval below its number where the line has no room for both.
+
+    A data frame would cut the last columns off on a narrow screen.
+    """
+    shown = frame.map(_wrapping).rename(columns=_as_text)
+    high = len(shown) > _MOST_WRAPPED
+    st.table(
+        shown, hide_index=True, border="horizontal", height=_WRAPPED_HEIGHT if high else "content"
+    )
+
+
+def _wrapping(cell: object) -> str:
+    """The cell's text, unbroken within brackets."""
+    return _INTERVAL.sub(lambda found: found[0].replace(" ", "\u00a0"), _as_text(str(cell)))
+
+
+def _as_text(text: str) -> str:
+    """Without what a table would read as Markdown."""
+    return _MARKS.sub(r"\\\g<0>", text)
+
+
+def made_text(provenance: Mapping[str, object]) -> str:
+    """When something was made, to the minute; records are written in UTC."""
+    time = str(provenance.get("time", ""))
+    return f"{time[:10]} {time[11:16]} UTC" if time else "at an unknown time"
 
 
 def download(
