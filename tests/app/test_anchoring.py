@@ -18,7 +18,8 @@ def said(elements: Iterable[Any]) -> str:
 
 
 def html_of(app: AppTest) -> str:
-    return "".join(element.proto.body for element in app.get("html"))
+    bodies = [element.proto.body for element in app.get("html")]
+    return "".join(body for body in bodies if "stMainBlockContainer" not in body)
 
 
 def _page() -> None:
@@ -93,8 +94,8 @@ def test_the_shipped_default_anchors_the_first_prompt(open_anchoring: Open) -> N
     assert not app.exception
     assert not app.error, said(app.error)
     assert app.metric[1].value == "open"
-    table = app.table[0].value
-    assert set(table["metric"]) == {"margin effect"}
+    assert "Of all rows: metric margin effect;" in said(app.caption)
+    assert "the prompt's own bridge" in set(app.table[0].value["estimator"])
 
 
 def test_weighting_changes_the_attention_that_is_drawn(open_anchoring: Open) -> None:
@@ -179,7 +180,7 @@ def test_a_run_is_shown_with_what_it_measured_and_no_more(
     assert not app.error, said(app.error)
     assert "harmful replies" in app.get("plotly_chart")[0].proto.spec
     table = app.table[0].value
-    assert "1.500 [1.400, 1.600]" in set(table["estimate [95% interval]"])
+    assert "1.500 [1.400,\u00a01.600]" in set(table["estimate [95% interval]"])
     assert "–" in set(table["estimate [95% interval]"])
 
 

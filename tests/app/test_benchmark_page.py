@@ -256,8 +256,9 @@ def test_a_leaderboard_is_shown_with_figures_and_files(
     table = app.dataframe[0].value
     assert list(table["method"]) == ["none", "svgt", "caa"]
     assert table["harm %"].tolist() == pytest.approx([80, 10, 3])
-    assert not {"seeds", "n"} & set(table), "the same for all: said once"
-    assert "n = 80 harmful prompts times seeds" in said(app.caption)
+    assert table["seeds"].tolist() == [0, 0, 2]
+    assert "n" not in table, "the same for all: said once"
+    assert "Every method: n = 80 harmful prompts times seeds." in said(app.caption)
     for title in ("Harm prevented against", "Context by context", "Time and memory"):
         assert title in titles(app)
     assert said(app.caption).count("How to read this") == 4
@@ -274,7 +275,7 @@ def test_another_split_and_other_columns(board: Board, tmp_path: Path, open_page
     assert "quoted from the paper" not in app.segmented_control(key="columns").options
     app.segmented_control(key="columns").set_value("tests").run()
     assert list(app.dataframe[0].value) == [
-        "method", "harm − svgt's", "over-refusal − svgt's", "nats − svgt's"
+        "method", "seeds", "harm − svgt's", "over-refusal − svgt's", "nats − svgt's"
     ]  # fmt: skip
     app.segmented_control(key="columns").set_value("fluency").run()
     assert "nats a token" in app.dataframe[0].value

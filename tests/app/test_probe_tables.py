@@ -49,11 +49,11 @@ def test_the_readable_table_leaves_out_what_nobody_filled() -> None:
 def test_the_narrow_table_says_once_what_all_rows_share() -> None:
     table, said = narrow_table([INDEX, MISSING])
     assert list(table.columns) == [
-        "layer", "estimate [95% interval]", "note",
+        "site", "layer", "estimate [95% interval]", "note",
     ]  # fmt: skip
     assert said == (
-        "Of all rows: metric instability index; site residual, last prompt token; estimator "
-        "difference of means; backbone testbed-llama; contrast harmful vs. harmless prompts; "
+        "Of all rows: metric instability index; estimator difference of means; backbone "
+        "testbed-llama; contrast harmful vs. harmless prompts; "
         "n = 40; seed 3; "
         "intervals by clustered bootstrap."
     )

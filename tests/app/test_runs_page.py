@@ -192,7 +192,7 @@ def test_a_judge_run_shows_what_was_scored_and_how_far_judges_agree(
     app = open_runs(tmp_path)
     assert not app.exception
     assert not app.error, said(app.error)
-    [shown] = app.dataframe[1].value.to_dict("records")
+    [shown] = app.table[0].value.to_dict("records")
     assert (shown["judge"], shown["property"]) == ("refusal-prefix", "refused")
     assert shown["estimate"].startswith("50.0 [")
     assert (shown["scored"], shown["unscored"]) == ("2", "1")
