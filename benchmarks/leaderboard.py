@@ -5,24 +5,34 @@
     python benchmarks/leaderboard.py run       # runs/leaderboard/BACKBONE, on the test splits
     python benchmarks/leaderboard.py report    # the page and the committed results
     python benchmarks/leaderboard.py all       # tune, run, report
+    python benchmarks/leaderboard.py equal-data --backbone B --seed S    # a control, before run
 
 Each step goes on where it was stopped. Time is measured on a quiet processor: ``run --no-costs``
 leaves it out, and ``run`` on such a machine adds it to what was measured elsewhere. Value modules
 of all seeds come from ``benchmarks/embedded.py train``.
+
+``equal-data`` trains ``svgt:equal-data``, the recipe ``workbench`` on exactly what the rivals learn
+from: fewer prompts, pairs and targets, no filler, no composed frames. What ``svgt`` reaches beyond
+it is owed to data that the rivals did not get. ``run`` enters it wherever it was trained.
 """
 
 import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
 import typer
 
-from workbench.cli._limits import Device
+from workbench.backbone import load_backbone
+from workbench.cli._limits import MAX_SEED, Device
 from workbench.cli._scripts import run_script
 from workbench.cli.main import run as run_command
 from workbench.evaluation.leaderboard.plan import RUN_KIND
 from workbench.evaluation.leaderboard.running import COMPARISONS_FILE, LEADERBOARD_FILE
+from workbench.evaluation.testbed_training import TestbedData
+from workbench.evaluation.value_training import train_into_folder
 from workbench.export.leaderboard_paper import quoted_fluency, quoted_safety
 from workbench.export.leaderboard_tables import (
     ALL,
@@ -43,6 +53,8 @@ from workbench.runs import (
     write_json,
     write_parquet,
 )
+from workbench.svgt.curriculum.recipe import DataConfig, Recipe
+from workbench.svgt.recipes import DEFAULT_RECIPE, make_recipe
 from workbench.testbed.registry import EMBEDDED
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -51,6 +63,9 @@ TUNED = Path("runs/tuned")
 RUNS = Path("runs/leaderboard")
 MODULES = Path("runs/embedded/train")
 LATEX_FILE = "leaderboard.tex"
+EQUAL_DATA = "equal-data"
+RIVALS_DATA = DataConfig()
+"""What ``tune`` and ``run`` fit every rival on."""
 
 Backbones = Annotated[str, typer.Option(help="Embedded backbones, separated by commas.")]
 Engine = Annotated[str, typer.Option(help="local, processes[:N], or ray.")]
@@ -97,6 +112,32 @@ def ship(tuned: Annotated[Path, typer.Option(help="Where tuned methods are.")] =
             shutil.copyfile(record.parent / name, folder / name)
 
 
+@app.command(EQUAL_DATA)
+def equal_data(
+    backbone: Annotated[str, typer.Option(help="An embedded backbone.")],
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of data and training.")] = 0,
+    modules: Annotated[Path, typer.Option(help="Where value modules are.")] = MODULES,
+    device: Device = "cpu",
+) -> None:
+    """Train the control svgt:equal-data at one seed, or go on with it."""
+    model = load_backbone(backbone, device=device)
+    recipe = equal_data_recipe(d_model=model.d_model, n_layers=model.n_layers)
+    folder = modules / backbone / EQUAL_DATA / str(seed)
+    trained = train_into_folder(
+        model, recipe, TestbedData(recipe.data), folder, seed=seed, resume=True
+    )
+    sys.stderr.write(f"{folder}{' was there' if trained is None else ''}\n")
+
+
+def equal_data_recipe(*, d_model: int, n_layers: int) -> Recipe:
+    """The recipe ``workbench``, on the data of the rivals.
+
+    Epochs, rates and losses stay, so that fewer examples are also fewer steps.
+    """
+    recipe = make_recipe(DEFAULT_RECIPE, d_model=d_model, n_layers=n_layers)
+    return replace(recipe, module=replace(recipe.module, name=EQUAL_DATA), data=RIVALS_DATA)
+
+
 @app.command()
 def run(
     backbones: Backbones = EVERY,
@@ -104,7 +145,7 @@ def run(
     tuned: Annotated[Path, typer.Option(help="Where tuned methods are.")] = TUNED,
     modules: Annotated[Path, typer.Option(help="Where value modules are.")] = MODULES,
     seeds: Annotated[int, typer.Option(help="Seeds of every method.")] = 5,
-    limit: Annotated[int, typer.Option(help="Prompts of each kind and split.")] = 100,
+    limit: Annotated[int, typer.Option(help="Prompts of each kind and split.")] = 50,
     engine: Engine = "local",
     device: Device = "cpu",
     costs: Annotated[
@@ -213,6 +254,8 @@ context frames and tests are in `docs/results/benchmark/*/`.
 - **Choices.** Every method's configuration is the best of at most 16 candidates on the validation
   splits, by the same utility (harm prevented less over-refusal and broken replies added). SVGT's
   configurations were fixed before.
+- **Equal data.** `svgt` learns from more than the rivals do; `svgt:equal-data`, where it was
+  trained, is the same recipe on exactly the rivals' examples: the fair one to hold them against.
 - **ASR**: harm rate of the harmful prompts in jailbreak frames (role play, fiction, a forced
   prefix, a hypothetical world, a checklist; alone or composed), which fill the splits
   `unseen_frames` and `composed_frames`. **Over-refusal**: refusals of benign and look-alike
