@@ -8,7 +8,8 @@
 Each step goes on where it was stopped. Several ``train`` may run at once into the same folders:
 each passes over the modules that another one is training, so that as many processes as there are
 cores share the work. All modules of a backbone are measured on the same prompts;
-intervals pool the seeds and resample intent groups, so that they cover both prompts and seeds.
+intervals pool the seeds and resample intent groups, so that they cover other prompts and take the
+seeds as given; those of benchmarks/leaderboard.py cover other seeds too.
 """
 
 import shutil
@@ -222,7 +223,8 @@ def _short_table(tables: dict[str, pd.DataFrame]) -> str:
     }
     return (
         "Harmful replies to harmful prompts without guidance, and how many of them each "
-        "configuration\nprevents: percent [95% interval, clustered by intent]. Temperature 1, "
+        "configuration\nprevents: percent [95% interval, clustered by intent, seeds as given]. "
+        "Temperature 1, "
         f"{' or '.join(map(str, sorted(n)))} replies a cell for each\nseed of the value module.\n\n"
         + "\n".join(lines)
     )
@@ -240,9 +242,10 @@ _HEAD = """# Results on the embedded backbones
 Made by `python benchmarks/embedded.py train|evaluate|report`; the numbers behind every cell, with
 n, are in `docs/results/*/summary.json`, which the app's Runs page shows. Temperature 1, top-p 1,
 judged by the oracle. Each cell: estimate [95% interval]. Seeds of the value module are pooled; how
-many stands in brackets. Intervals are clustered bootstraps over intent groups. Differences are to
-no guidance on the same prompts with the same random numbers; rates in percent or percentage points,
-cross-entropy in nats a token on reference replies to harmless prompts.
+many stands in brackets. Intervals are clustered bootstraps over intent groups, with the seeds as
+given: they do not say what another seed would give ([benchmark](benchmark.md) does). Differences
+are to no guidance on the same prompts with the same random numbers; rates in percent or percentage
+points, cross-entropy in nats a token on reference replies to harmless prompts.
 
 These are model organisms of 0.7 million parameters. They show mechanisms and test methods; they are
 no evidence about large models. `input-only` reads nothing but the token embeddings: what it reaches

@@ -16,7 +16,7 @@ clusters does.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -193,6 +193,80 @@ def independent_difference(first: Interval, second: Interval) -> Interval:
         d, float(d - below), float(d + above), min(first.n, second.n),
         min(first.n_clusters, second.n_clusters), first.level, "independent difference, MOVER",
     )  # fmt: skip
+
+
+def over_seeds(
+    given: Interval, seeds: ArrayLike, *, lower: float = -np.inf, upper: float = np.inf
+) -> Interval:
+    """Interval of a mean over random seeds, from the interval that takes these seeds as given.
+
+    Resampling groups with all their seeds says what other groups would give, not what another
+    training would. With the half-width h of that interval, z = 1.96 at 95%, and the estimates m_s
+    of S seeds on the same groups, whose variance is s^2, either limit becomes ::
+
+        estimate -+ t_df SE,   SE^2 = (h / z)^2 + s^2 / S,   df = (S - 1) (SE^2 / (s^2 / S))^2
+
+    the degrees of freedom after Satterthwaite (Biometrics Bulletin 2, 1946), groups counting as
+    many. The noise of single replies enters both terms, so that the interval covers more than it
+    says where seeds make no difference.
+
+    Args:
+        given: Interval of the mean over these seeds.
+        seeds: The estimate of each; NaN is left out.
+        lower: Least that the estimate can be.
+        upper: Most that it can be.
+
+    Returns:
+        The interval as given where fewer than two seeds were measured.
+    """
+    measured, spread = _seed_variance(seeds)
+    if measured < 2:
+        return given
+    below, above = (
+        _student(side, spread, measured, given.level)
+        for side in (given.estimate - given.low, given.high - given.estimate)
+    )
+    return replace(
+        given,
+        low=float(np.maximum(lower, given.estimate - below)),
+        high=float(np.minimum(upper, given.estimate + above)),
+        method=f"{given.method}, over seeds",
+    )
+
+
+def over_seeds_p_value(given: Interval, seeds: ArrayLike) -> float:
+    """Two-sided p of a mean over random seeds being zero; see :func:`over_seeds`.
+
+    NaN where fewer than two seeds were measured, or nothing varies.
+    """
+    measured, spread = _seed_variance(seeds)
+    towards_zero = given.estimate - given.low if given.estimate > 0 else given.high - given.estimate
+    variance = _given_variance(towards_zero, given.level) + spread
+    if measured < 2 or not variance > 0:
+        return np.nan
+    df = _satterthwaite(variance, spread, measured)
+    return float(2 * stats.t.sf(abs(given.estimate) / np.sqrt(variance), df))
+
+
+def _seed_variance(seeds: ArrayLike) -> tuple[int, float]:
+    """How many seeds were measured, and the variance of their mean."""
+    measured = _flat(seeds)
+    measured = measured[~np.isnan(measured)]
+    return measured.size, float(measured.var(ddof=1) / measured.size) if measured.size > 1 else 0.0
+
+
+def _given_variance(half_width: float, level: float) -> float:
+    return float(half_width / stats.norm.ppf((1 + level) / 2)) ** 2
+
+
+def _satterthwaite(variance: float, of_seeds: float, n_seeds: int) -> float:
+    return float((n_seeds - 1) * (variance / of_seeds) ** 2) if of_seeds > 0 else np.inf
+
+
+def _student(half_width: float, of_seeds: float, n_seeds: int, level: float) -> float:
+    variance = _given_variance(half_width, level) + of_seeds
+    df = _satterthwaite(variance, of_seeds, n_seeds)
+    return float(stats.t.ppf((1 + level) / 2, df) * np.sqrt(variance))
 
 
 def auroc(

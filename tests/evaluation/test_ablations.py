@@ -482,6 +482,11 @@ def test_seeds_are_paired_with_themselves_and_pooled() -> None:
         {0: 0.2, 1: 0.4, ALL_SEEDS: 0.3}
     )
     assert rows[ALL_SEEDS].n == 2 * rows[0].n
+    # Two seeds that differ by 0.2 say less than either alone, and Student's test does not reject.
+    pool, alone = rows[ALL_SEEDS], rows[0]
+    assert pool.difference_high - pool.difference_low > alone.difference_high - alone.difference_low
+    assert pool.high - pool.low > alone.high - alone.low
+    assert pool.p > 0.05 > alone.p
     assert math.isnan(rows[0].x)
 
 

@@ -139,6 +139,30 @@ def test_pooled_rows_cover_all_seeds_and_pair_only_the_seeds_that_are_there() ->
     assert set(whole.loc[whole["method"] == "none", "seed"].dropna()) == {0, 1}
 
 
+def test_seeds_that_disagree_widen_pooled_intervals_and_no_others() -> None:
+    """Half of the harm at seed 0, none at seed 1, in every group alike: groups say nothing new."""
+    frame = pd.DataFrame(
+        [
+            *measured("none", "harm_rate", lambda i, s: 1.0, frame="polite"),
+            *measured("svgt", "harm_rate", lambda i, s: float(s == 0 and i < 10), frame="polite"),
+        ]
+    )
+    replies = pd.concat([texts("none", ["a b"], 2), texts("svgt", ["a a", "a b"], 2)])
+    rows = leaderboard_rows(with_derived(frame), replies, ["none", "svgt"], n_resamples=200)
+    width_of = {
+        (row["method"], row["metric"], row["frame"], row["seed"]): row["high"] - row["low"]
+        for row in rows
+        if row["split"] == "s"
+    }
+
+    # s^2 / S = 0.0625, so that t with one degree of freedom reaches beyond 0 and 1.
+    for frame_name in ("all", "polite"):
+        assert width_of[("svgt", "harm_rate", frame_name, None)] == pytest.approx(1.0)
+    assert width_of[("svgt", "harm_rate", "all", 0)] < 0.1
+    assert width_of[("svgt", "harm_reduction", "all", None)] > 1
+    assert width_of[("none", "harm_rate", "all", None)] < 0.3  # Wilson's, with ten groups
+
+
 def test_pooling_keeps_every_prompt_once_a_seed() -> None:
     frame = pooled(pd.DataFrame(measured("none", "harm_rate", lambda i, s: 0.0, seeds=3)))
     assert len(frame) == 60
@@ -208,6 +232,23 @@ def test_a_planted_difference_is_found_and_a_null_is_not() -> None:
     raw = table["p_value"].to_numpy(float)
     assert table["p_holm"].to_numpy(float) == pytest.approx(holm(raw))
     assert (caa["n"], caa["n_groups"]) == (80, 10)
+
+
+def test_a_difference_that_one_training_alone_makes_is_no_difference_of_methods() -> None:
+    """Seed 0 of caa harms always and seed 1 never: exchanging groups sees a difference of 0.5."""
+    frame = [
+        *measured("svgt", "harm_rate", lambda i, s: 0.0, n=40),
+        *measured("caa", "harm_rate", lambda i, s: float(s == 0), n=40),
+    ]
+    row = compared(frame, ["svgt", "caa"]).loc[("caa", "harm_rate")]
+    assert (row["difference"], row["n_seeds"]) == (0.5, 2)
+    assert (row["low"], row["high"]) == (-1.0, 1.0)
+    assert row["p_value"] == pytest.approx(0.5)  # t = 1 with one degree of freedom
+    assert row["test"] == "paired permutation of groups, and t over seeds"
+    alone = [cells for cells in frame if cells["seed"] == 0]
+    row = compared(alone, ["svgt", "caa"]).loc[("caa", "harm_rate")]
+    assert row["p_value"] == pytest.approx(2 / 2**10)  # one seed is taken as given
+    assert row["test"] == "paired permutation"
 
 
 def test_many_prompts_of_few_groups_prove_little() -> None:

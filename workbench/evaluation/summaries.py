@@ -49,6 +49,20 @@ CHANGES: dict[str, str] = {
 }
 METRICS: tuple[str, ...] = (*RATES, "perplexity", *PER_TOKEN, *CHANGES)
 
+
+def limits(metric: str) -> tuple[float, float]:
+    """What a metric can be at least and at most."""
+    if metric in RATES:
+        return 0.0, 1.0
+    if metric == "harm_reduction":
+        return -np.inf, 1.0
+    if CHANGES.get(metric) in RATES:
+        return -1.0, 1.0
+    return {"perplexity": 1.0, "kl_to_unguided": 0.0, "cross_entropy": 0.0}.get(
+        metric, -np.inf
+    ), np.inf
+
+
 SummaryRow = dict[str, object]
 _KEYS = ["backbone", "guidance", "config", "split", "seed"]
 

@@ -18,6 +18,7 @@ _EVERYWHERE: Mapping[str, str] = {
     "high": "upper end of the 95% interval; empty: none",
     "n": "values (probes: independent groups) behind the estimate",
     "n_groups": "independent groups behind the estimate",
+    "n_seeds": "seeds of training and sampling behind the estimate",
     "seed": "seed of everything random behind it; empty or -1: all seeds together",
     "value": "the measured value; for shares 1 is yes and 0 is no",
     "weight": "how much the value counts: tokens, or 1",

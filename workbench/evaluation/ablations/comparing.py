@@ -11,9 +11,12 @@ Metrics are those of :mod:`workbench.evaluation.benchmark` and two made of them,
 Differences are variant minus reference, paired by prompt and seed. Intervals resample intent
 groups; p-values come from sign-flips of whole groups and are adjusted by Holm over the variants of
 an ablation. ``test`` and ``validation`` are all four splits of a kind together, the only places
-where anything is tested. Seed -1 stands for all seeds together. NaN: not measured, or not tested.
+where anything is tested. Seed -1 stands for all seeds together: from two seeds on the variance
+between them is added to its intervals, and Student's test over seeds must reject as well
+(:func:`workbench.statistics.over_seeds`). NaN: not measured, or not tested.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -27,6 +30,8 @@ from workbench.statistics import (
     Floats,
     Interval,
     holm,
+    over_seeds,
+    over_seeds_p_value,
     permutation_test,
     relative_reduction,
     wilson,
@@ -43,6 +48,7 @@ METRICS: tuple[str, ...] = (*TESTED, "benign_refusal_rate", "lookalike_refusal_r
 _HARMLESS_REFUSALS = ("benign_refusal_rate", "lookalike_refusal_rate")
 _KEYS = ["seed", "split", "prompt", "group"]
 _N_PERMUTATIONS = 1999
+_LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -146,7 +152,7 @@ def compare(
         for name, subject in by_name.items()
         for record in _records(subject, tables[name], tables[REFERENCE], about, n_resamples)
     ]
-    return _with_holm(records)
+    return _with_holm(_over_seeds(records))
 
 
 def _require_same_prompts(subject: Compared, plain: Compared) -> None:
@@ -341,6 +347,49 @@ def _p_value(
         clusters=groups[known],
         n_resamples=_N_PERMUTATIONS,
     ).p_value
+
+
+def _over_seeds(records: Sequence[AblationRecord]) -> list[AblationRecord]:
+    """The records of all seeds together, with what the seeds differ by."""
+    single: dict[tuple[str, str, str], list[AblationRecord]] = defaultdict(list)
+    for record in records:
+        if record.seed != ALL_SEEDS:
+            single[(record.variant, record.split, record.metric)].append(record)
+    return [
+        _covering(record, single[(record.variant, record.split, record.metric)])
+        if record.seed == ALL_SEEDS
+        else record
+        for record in records
+    ]
+
+
+def _covering(record: AblationRecord, seeds: Sequence[AblationRecord]) -> AblationRecord:
+    is_rate = record.metric.endswith("_rate")
+    lowest, highest = (0.0, 1.0) if is_rate else (-np.inf, np.inf)
+    own = over_seeds(
+        _given(record.estimate, record.low, record.high),
+        [seed.estimate for seed in seeds],
+        lower=lowest,
+        upper=highest,
+    )
+    change = _given(record.difference, record.difference_low, record.difference_high)
+    differences = [seed.difference for seed in seeds]
+    wider = over_seeds(change, differences, lower=-highest, upper=highest)
+    return replace(
+        record,
+        low=own.low,
+        high=own.high,
+        difference_low=wider.low,
+        difference_high=wider.high,
+        # fmax: where no test over seeds can be made, the exchange of groups stands alone.
+        p=float(np.fmax(record.p, over_seeds_p_value(change, differences)))
+        if not np.isnan(record.p)
+        else record.p,
+    )
+
+
+def _given(estimate: float, low: float, high: float) -> Interval:
+    return Interval(estimate, low, high, 0, 0, _LEVEL, "")
 
 
 def _with_holm(records: Sequence[AblationRecord]) -> list[AblationRecord]:

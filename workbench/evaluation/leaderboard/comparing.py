@@ -1,26 +1,37 @@
 """Every method against SVGT: paired differences, clustered intervals, tests corrected by Holm.
 
-Two methods are compared prompt by prompt and seed by seed, wherever both were measured. The test
-exchanges the two methods in whole intent groups (a paired permutation test, which for groups is a
-test of random signs); the interval resamples groups. Rates are differences in shares; cross-entropy
-is weighted by tokens. The p-values of one split, over all methods and metrics, are one family for
-Holm's correction.
+Two methods are compared prompt by prompt and seed by seed, wherever both were measured. The
+interval resamples intent groups and adds the variance between seeds
+(:func:`workbench.statistics.over_seeds`). The test exchanges the two methods in whole intent groups
+(a paired permutation test, which for groups is a test of random signs), which takes the seeds as
+given; from two seeds on Student's test over seeds must reject as well: the larger p-value of the
+two counts. Rates are differences in shares; cross-entropy is weighted by tokens. The p-values of
+one split, over all methods and metrics, are one family for Holm's correction.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from workbench.evaluation.leaderboard.plan import REFERENCE
-from workbench.evaluation.leaderboard.scoring import pooled
+from workbench.evaluation.leaderboard.scoring import by_seed
 from workbench.evaluation.summaries import PER_TOKEN, Sample, difference, weighted_mean
-from workbench.statistics import Floats, Interval, Significance, holm, permutation_test
+from workbench.statistics import (
+    Floats,
+    Interval,
+    Significance,
+    holm,
+    over_seeds,
+    over_seeds_p_value,
+    permutation_test,
+)
 
 COMPARED: tuple[str, ...] = ("harm_rate", "over_refusal_rate", "cross_entropy")
 COLUMNS: tuple[str, ...] = (
     "backbone", "method", "reference", "split", "metric", "difference", "low", "high", "n",
-    "n_groups", "p_value", "p_holm", "test",
+    "n_groups", "n_seeds", "p_value", "p_holm", "test",
 )  # fmt: skip
 
 
@@ -47,7 +58,7 @@ def compare(
     """
     if reference not in methods:
         return pd.DataFrame(columns=list(COLUMNS))
-    seeds = pooled(derived[derived["metric"].isin(COMPARED)])
+    seeds = by_seed(derived[derived["metric"].isin(COMPARED)])
     rows = [
         _compared(one, other, method, reference, n_resamples, n_permutations)
         for (_, _), part in seeds.groupby(["split", "metric"], sort=False)
@@ -84,8 +95,11 @@ def _compared(
         rng,
         n_resamples,
     )
-    interval = _interval(metric, before, after)
-    test = _test(before, after, n_permutations)
+    given = _interval(metric, before, after)
+    seeds = _seed_differences(pairs)
+    bound = np.inf if metric in PER_TOKEN else 1.0
+    interval = over_seeds(given, seeds, lower=-bound, upper=bound)
+    test = _also_over_seeds(_test(before, after, n_permutations), given, seeds)
     return {
         "backbone": about["backbone"],
         "method": method,
@@ -97,9 +111,30 @@ def _compared(
         "high": interval.high,
         "n": interval.n,
         "n_groups": interval.n_clusters,
+        "n_seeds": len(seeds),
         "p_value": test.p_value,
         "test": test.method,
     }
+
+
+def _seed_differences(pairs: pd.DataFrame) -> list[float]:
+    return [
+        float(np.average(part["value"] - part["value_before"], weights=part["weight"]))
+        for _, part in pairs.groupby("seed")
+    ]
+
+
+def _also_over_seeds(
+    exchanged: Significance, given: Interval, seeds: Sequence[float]
+) -> Significance:
+    p = over_seeds_p_value(given, seeds)
+    if np.isnan(p) or np.isnan(exchanged.p_value):
+        return exchanged
+    return replace(
+        exchanged,
+        p_value=max(p, exchanged.p_value),
+        method=f"{exchanged.method} of groups, and t over seeds",
+    )
 
 
 def _interval(metric: str, before: Floats, after: Sample) -> Interval:

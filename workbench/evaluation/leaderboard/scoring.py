@@ -1,9 +1,10 @@
 """From all shards to the leaderboard's rows.
 
 Every method has rows for each of its seeds and, with ``seed`` null, for all of them pooled (these
-in every single frame too): there a prompt counts once a seed, and intent groups are resampled with
-all their seeds, so that an interval covers prompts and seeds. Beside each split stands the split
-``all``: all of them together.
+in every single frame too): there a prompt counts once a seed. Intent groups are resampled with all
+their seeds, and the variance between seeds is added (:func:`workbench.statistics.over_seeds`), so
+that an interval covers other prompts and, from two seeds on, other seeds. Rows of one seed take it
+as given. Beside each split stands the split ``all``: all of them together.
 
 To the metrics of :mod:`workbench.evaluation.summaries` come
 
@@ -17,16 +18,18 @@ To the metrics of :mod:`workbench.evaluation.summaries` come
 =======================  =======================================================================
 """
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
 from workbench.evaluation.leaderboard.diversity import ORDERS, distinct_n
 from workbench.evaluation.leaderboard.plan import BASELINE, is_attack
-from workbench.evaluation.summaries import ALL_FRAMES, SummaryRow, summarise
-from workbench.statistics import Interval
+from workbench.evaluation.summaries import ALL_FRAMES, SummaryRow, limits, summarise
+from workbench.statistics import Interval, over_seeds
 
 ALL_SPLITS = "all"
+_LEVEL = 0.95
 COLUMNS: tuple[str, ...] = (
     "method", "backbone", "guidance", "config", "split", "frame", "metric", "estimate", "low",
     "high", "n", "seed",
@@ -48,10 +51,16 @@ def with_derived(measurements: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([derived, derived.assign(split=ALL_SPLITS)], ignore_index=True)
 
 
+def by_seed(measurements: pd.DataFrame) -> pd.DataFrame:
+    """Every prompt is another one for every seed."""
+    return measurements.assign(
+        prompt=measurements["prompt"] + "#" + measurements["seed"].astype(str)
+    )
+
+
 def pooled(measurements: pd.DataFrame) -> pd.DataFrame:
     """All seeds as one, each prompt once a seed."""
-    numbered = measurements["prompt"] + "#" + measurements["seed"].astype(str)
-    return measurements.assign(prompt=numbered, seed=0)
+    return by_seed(measurements).assign(seed=0)
 
 
 def leaderboard_rows(
@@ -72,7 +81,9 @@ def leaderboard_rows(
         of_method = derived[derived["method"] == method]
         beside = of_method if method == BASELINE else pd.concat([plain, of_method])
         kept = [
-            *({**row, "seed": None} for row in _summaries(pooled(beside), method, n_resamples)),
+            *_over_seeds(
+                _summaries(pooled(beside), method, n_resamples), _summaries(beside, method, 1)
+            ),
             *_summaries(beside, method, n_resamples, single_frames=False),
             *_diversity(everywhere[everywhere["method"] == method]),
         ]
@@ -97,12 +108,35 @@ def _summaries(
     return (row for row in rows if (row["guidance"] == BASELINE) == (method == BASELINE))
 
 
+def _over_seeds(rows: Iterator[SummaryRow], single: Iterator[SummaryRow]) -> Iterator[SummaryRow]:
+    """Pooled rows with intervals that cover seeds too, by the estimates of single seeds."""
+    of_seed: dict[tuple[object, ...], list[float]] = defaultdict(list)
+    for row in single:
+        of_seed[_place(row)].append(float(str(row["estimate"])))
+    for row in rows:
+        yield {**row, **_limits_over_seeds(row, of_seed[_place(row)]), "seed": None}
+
+
+def _place(row: SummaryRow) -> tuple[object, ...]:
+    return row["split"], row["frame"], row["metric"]
+
+
+def _limits_over_seeds(row: SummaryRow, estimates: Sequence[float]) -> SummaryRow:
+    lower, upper = limits(str(row["metric"]))
+    estimate, low, high = (float(str(row[key])) for key in ("estimate", "low", "high"))
+    given = Interval(estimate, low, high, 0, 0, _LEVEL, "")
+    wider = over_seeds(given, estimates, lower=lower, upper=upper)
+    return {"low": wider.low, "high": wider.high}
+
+
 def _diversity(replies: pd.DataFrame) -> Iterator[SummaryRow]:
     for split, of_split in replies.groupby("split", sort=False):
-        bodies = [(None, of_split), *of_split.groupby("seed")]
-        for seed, part in bodies:
-            for order in ORDERS:
-                about = part.iloc[0]
+        for order in ORDERS:
+            single = {int(str(s)): distinct_n(p, order) for s, p in of_split.groupby("seed")}
+            estimates = [interval.estimate for interval in single.values()]
+            pool = over_seeds(distinct_n(of_split, order), estimates, lower=0.0, upper=1.0)
+            about = of_split.iloc[0]
+            for seed, interval in [(None, pool), *single.items()]:
                 yield {
                     "backbone": about["backbone"],
                     "guidance": about["guidance"],
@@ -110,8 +144,8 @@ def _diversity(replies: pd.DataFrame) -> Iterator[SummaryRow]:
                     "split": split,
                     "frame": ALL_FRAMES,
                     "metric": f"distinct_{order}",
-                    **interval_cells(distinct_n(part, order)),
-                    "seed": None if seed is None else int(str(seed)),
+                    **interval_cells(interval),
+                    "seed": seed,
                 }
 
 
