@@ -125,6 +125,7 @@ def test_what_is_watched(pair: Pair) -> None:
             model.capture_patterns(layers) as patterns,
             model.capture_values(layers) as values,
             model.capture_mixes(layers) as mixes,
+            model.capture_attention(layers) as attended,
         ):
             logits = model.logits(batch)
         found = {"logits": logits * real}
@@ -133,6 +134,7 @@ def test_what_is_watched(pair: Pair) -> None:
             found[f"pattern {layer}"] = patterns[layer] * real[:, None]
             found[f"values {layer}"] = values[layer] * real[:, None]
             found[f"mixes {layer}"] = mixes[layer] * real[:, None]
+            found[f"attention {layer}"] = attended[layer] * real
         found |= {f"states {i}": s for i, s in model.read_states(batch, [-1, 0, 2]).items()}
         return found | {"embeddings": residual[-1] * real}
 
@@ -150,6 +152,7 @@ def test_what_is_changed(pair: Pair) -> None:
             "twice": lambda: [model.overwrite(1, lambda r: r + 1), model.overwrite(1, torch.neg)],
             "scores": lambda: [model.edit_scores([0, 2], hide_third_key)],
             "mixes": lambda: [model.overwrite_mixes(2, lambda m: m.roll(1, dims=1))],
+            "attention": lambda: [model.overwrite_attention(1, lambda a: a.roll(1, dims=-1))],
         }
         for name, opened in changes.items():
             with ExitStack() as stack:

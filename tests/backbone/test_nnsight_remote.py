@@ -198,6 +198,7 @@ def test_proofs(simulated: "FrozenBackbone", batch: "TokenBatch") -> None:
         ("scores", lambda m: m.edit_scores([0], lambda s, _: s).__enter__()),
         ("patterns", lambda m: m.capture_patterns([0])),
         ("values of block 0", lambda m: m.capture_values([0])),
+        ("attention of block 0", lambda m: m.capture_attention([0])),
         ("mixes of block 0", lambda m: m.overwrite_mixes(0, lambda x: x).__enter__()),
         ("output map", lambda m: m.output_map(0)),
         ("readout", lambda m: m.logit_direction(torch.ones(1, m.d_model), torch.tensor([1]))),

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pytest
 
+from workbench.config import to_mapping
 from workbench.errors import CheckpointError, ConfigError, DataError, RunError
 from workbench.evaluation.benchmark import EvaluationConfig
 from workbench.evaluation.leaderboard.costs import CostConfig
 from workbench.evaluation.leaderboard.engines import LocalEngine
 from workbench.evaluation.leaderboard.entering import Entering
-from workbench.evaluation.leaderboard.leakage import check_leakage
+from workbench.evaluation.leaderboard.leakage import Leakage, check_leakage
 from workbench.evaluation.leaderboard.plan import (
     RUN_KIND,
     BackboneSource,
@@ -32,8 +33,10 @@ from workbench.evaluation.leaderboard.running import (
 from workbench.evaluation.leaderboard.scoring import COLUMNS
 from workbench.evaluation.leaderboard.work import shared_backbone
 from workbench.guidance.registry import GuidanceSpec
+from workbench.guidance.svgt_inject import SVGTInject, SVGTInjectConfig
+from workbench.guidance.value_shift import ShiftMap
 from workbench.runs import RunFolder, read_json
-from workbench.svgt.checkpoint import save_value_module
+from workbench.svgt.checkpoint import read_checkpoint_record, save_value_module
 from workbench.svgt.curriculum.recipe import DataConfig
 from workbench.testbed.splits import VALIDATION_SPLITS
 
@@ -267,6 +270,52 @@ def test_seeds_that_were_not_trained_are_left_out_and_said(
     )
     text = str(plan.describe())
     assert str(tmp_path) not in text.replace(tiny.backbone.name, "")  # moving a folder is no change
+
+
+@pytest.fixture
+def injected(tiny: "TinyModel", make_module: Callable[..., Any], tmp_path: Path) -> Path:
+    """A folder in which ``svgt-inject`` was tuned with seed 0."""
+    root = tmp_path / "injected"
+    module = make_module(name="workbench")
+    fitted = SVGTInject(SVGTInjectConfig(), module, ShiftMap(16, tiny.backbone.d_model))
+    folder = root / Path(tiny.backbone.name).name / "svgt-inject"
+    fitted.save(folder, tiny.backbone, about={"seed": 0, "data": to_mapping(DATA)})
+    return root
+
+
+def test_a_method_built_on_a_value_module_takes_that_of_its_seed(
+    tiny: "TinyModel", injected: Path, modules: Path, tmp_path: Path
+) -> None:
+    plan = plan_of(tiny, tmp_path, "svgt-inject", injected, seeds=3, modules=modules)
+    entrants = {entrant.seed: entrant for entrant in plan.entrants if entrant.method != "none"}
+    assert list(entrants) == [0, 1]  # module 1 is there, module 2 was not trained
+    assert plan.notes[0] == ("svgt-inject: seeds 0, 1 of 3 are there; the others were not trained")
+    folder = modules / Path(tiny.backbone.name).name / "workbench" / "1"
+    assert entrants[0].fit is None
+    fit = entrants[1].fit
+    assert fit is not None
+    assert fit["module"] == str(folder)
+    recorded = read_checkpoint_record(folder).weights_sha256
+    assert entrants[1].identity["value_module_sha256"] == recorded
+    assert str(tmp_path) not in str(plan.describe()).replace(tiny.backbone.name, "")
+    [without] = plan_of(tiny, tmp_path, "svgt-inject", injected, seeds=2).entrants[2:]
+    assert without.seed == 0
+
+
+def test_what_the_module_learned_from_counts_where_a_method_is_built_on_it(
+    tiny: "TinyModel", injected: Path, modules: Path, tmp_path: Path
+) -> None:
+    def looked_at() -> Leakage:
+        plan = plan_of(tiny, tmp_path, "svgt-inject", injected, seeds=2, modules=modules)
+        return check_leakage(plan)
+
+    folder = modules / Path(tiny.backbone.name).name / "workbench" / "1"
+    before = looked_at()
+    assert before.unknown == ("svgt-inject",)  # the module does not say what it learned from
+    data = dataclasses.replace(DATA, n_prompts=400)
+    with RunFolder.create(folder, kind="train", config={"data": to_mapping(data)}, seed=1):
+        pass
+    assert looked_at().n_learned - before.n_learned > 300
 
 
 def test_all_says_what_is_left_out(tiny: "TinyModel", planted: ModuleType, tmp_path: Path) -> None:

@@ -15,12 +15,16 @@ from workbench.evaluation.benchmark import EvaluationConfig
 from workbench.evaluation.leaderboard.engines import LocalEngine
 from workbench.evaluation.leaderboard.plan import BackboneSource
 from workbench.evaluation.tuning import (
+    RULES,
     TuningConfig,
     candidates,
+    choose,
     score_trials,
     tune,
     validation_prompts,
 )
+from workbench.guidance.method import Aim
+from workbench.guidance.methods import METHODS, get_method
 from workbench.runs import RunFolder
 from workbench.svgt.curriculum.recipe import DataConfig
 from workbench.testbed.splits import TEST_SPLITS, VALIDATION_SPLITS
@@ -138,6 +142,31 @@ def test_utility_of_known_rates() -> None:
         assert table.loc[key, "estimate"] == pytest.approx(value), key
     row = table.loc[("all", "utility")]
     assert row["low"] < row["estimate"] < row["high"]
+
+
+def test_a_control_that_should_do_harm_is_chosen_from_the_other_end() -> None:
+    """Not the guard, nor the one of lowest utility, which only breaks replies."""
+    plain = trial(0.5, 0.0, 0.0, 0.0)
+    guard, harmful, breaks = (
+        trial(0.1, 0.0, 0.0, 0.0), trial(0.9, 0.0, 0.0, 0.0), trial(0.2, 0.0, 0.0, 1.0)
+    )  # fmt: skip
+    trials, grid = [guard, breaks, harmful, harmful], [{"number": number} for number in range(4)]
+    aims: tuple[Aim, ...] = ("safety", "harm")
+    for aim, best in zip(aims, (0, 2), strict=True):
+        table = score_trials(plain, trials, grid, method="m", seed=0, aim=aim)
+        assert table.loc[table["selected"], "candidate"].unique().tolist() == [best]
+        chosen = choose(table, grid, BUDGET, aim)
+        assert chosen.config == {"number": best}
+        assert chosen.about["rule"] == RULES[aim].said
+        utility = table[(table["split"] == "all") & (table["metric"] == "utility")]
+        assert utility.set_index("candidate")["estimate"].idxmin() == 1
+    assert "best mean utility" in RULES["safety"].said
+    assert "least harm prevented" in RULES["harm"].said
+
+
+def test_only_the_refusal_direction_taken_out_is_a_control() -> None:
+    aims = {name: get_method(name).aim for name in METHODS}
+    assert aims == {name: "harm" if name == "refusal-ablation" else "safety" for name in METHODS}
 
 
 def test_unscored_replies_are_left_out_of_the_utility() -> None:

@@ -68,6 +68,7 @@ def test_heads_are_those_of_the_plain_model(
             backbone.capture_patterns([layer]) as patterns,
             backbone.capture_values([layer]) as values,
             backbone.capture_mixes([layer]) as mixes,
+            backbone.capture_attention([layer]) as attended,
         ):
             backbone.logits(batch)
         with torch.no_grad(), heads_seen(plain, layer) as seen:
@@ -75,6 +76,7 @@ def test_heads_are_those_of_the_plain_model(
         assert torch.equal(patterns[layer], attentions[layer])
         by_head = seen[0].unflatten(-1, (backbone.n_heads, -1)).transpose(1, 2)
         assert torch.equal(mixes[layer], by_head)
+        assert torch.equal(attended[layer], seen[1])
         gathered = patterns[layer] @ values[layer]
         assert relative(gathered, by_head) < 1e-6
         assert (patterns[layer].sum(-1) - 1).abs().max() < 1e-6

@@ -51,10 +51,24 @@ def blocks_of(model: Any) -> list[torch.nn.Module]:  # noqa: ANN401
     return list(inner)
 
 
+def attention_of(block: torch.nn.Module) -> torch.nn.Module:
+    return next(part for name, part in block.named_children() if name in ("attn", "self_attn"))
+
+
 @contextmanager
-def plainly_edited(model: PreTrainedModel, edits: dict[int, Any]) -> Iterator[None]:
-    """Forward hooks on the blocks of the plain model, and (-1) before the first."""
+def plainly_edited(
+    model: PreTrainedModel,
+    edits: dict[int, Any],
+    attentions: Any = None,  # noqa: ANN401
+) -> Iterator[None]:
+    """Forward hooks on the blocks of the plain model, (-1) before the first, and attentions."""
     handles = []
+    for block in blocks_of(model) if attentions is not None else ():
+
+        def attended(_: object, __: object, output: Any) -> Any:  # noqa: ANN401
+            return (attentions(output[0]), *output[1:])
+
+        handles.append(attention_of(block).register_forward_hook(attended))
     for layer, edit in edits.items():
 
         def after(_: object, __: object, output: Any, edit: Any = edit) -> Any:  # noqa: ANN401
@@ -165,10 +179,13 @@ def test_ablation_equals_hooks_on_the_plain_model(
         return states - share * (states @ unit)[..., None] * unit
 
     edits = dict.fromkeys(range(-1, backbone.n_layers), without)
-    with torch.no_grad(), plainly_edited(plain, edits):
+    with torch.no_grad(), plainly_edited(plain, edits, without):
         expected = plain(plain_row(backbone)).logits[0]
+    with torch.no_grad(), plainly_edited(plain, edits):
+        blocks_only = plain(plain_row(backbone)).logits[0]
     found = last_prompt(backbone, ablation(backbone, share))
     torch.testing.assert_close(found, expected, atol=5e-5, rtol=5e-5)
+    assert not torch.allclose(blocks_only, expected, atol=1e-3)
     assert not torch.allclose(found, last_prompt(backbone, NoGuidance()), atol=1e-3)
 
 
@@ -192,6 +209,38 @@ def test_nothing_is_left_along_an_ablated_direction(backbone: "TransformerLensBa
     assert largest_component(guidance) < 1e-6
     assert largest_component(guidance.scaled(0.5)) > 1e-2
     assert largest_component(NoGuidance()) > 1e-2
+
+
+def test_no_mlp_reads_an_ablated_direction(
+    backbone: "TransformerLensBackbone", data: ValueData
+) -> None:
+    """A direction planted as what an attention writes reaches no MLP, not even its own block's."""
+    batch = backbone.encode(PROMPTS)
+    with backbone.capture_attention([2]) as written:
+        backbone.logits(batch)
+    planted = written[2][1, -1]
+    guidance = RefusalAblation(RefusalAblationConfig(LAYER), planted)
+    unit = planted / planted.norm()
+    layers = range(backbone.n_layers)
+
+    def along(guidance: Guidance) -> list[float]:
+        """Component of the stream between attention and MLP, block by block."""
+        prompt, reply = backbone.encode(PROMPTS), backbone.encode_responses(REPLIES)
+        ids = torch.cat([prompt.ids, reply.ids], dim=1)
+        mask = torch.cat([prompt.mask, reply.mask], dim=1)
+        with (
+            guidance.begin(backbone, prompt).during(whole_pass(prompt, reply)),
+            backbone.capture([-1, *layers]) as after,
+            backbone.capture_attention(layers) as attended,
+        ):
+            backbone.forward(ids, mask=mask)
+            return [
+                float(((after[layer - 1] + attended[layer]) @ unit)[mask].abs().max())
+                for layer in layers
+            ]
+
+    assert max(along(guidance)) < 1e-5
+    assert along(NoGuidance())[2] > 0.9 * float(planted.norm())
 
 
 def test_off_is_off_bit_for_bit(backbone: "TransformerLensBackbone") -> None:
@@ -222,7 +271,10 @@ def test_receipts_count_all_real_tokens(backbone: "TransformerLensBackbone") -> 
     assert receipt.measured == pytest.approx(receipt.requested, rel=1e-5)
     book = ReceiptBook()
     tokens(backbone, ablation(backbone), book)
-    assert [receipt.layer for receipt in book.receipts] == [-1, 0, 1, 2, 3]
+    assert [(receipt.site, receipt.layer) for receipt in book.receipts] == [
+        *(("residual", layer) for layer in (-1, 0, 1, 2, 3)),
+        *(("attention", layer) for layer in (0, 1, 2, 3)),
+    ]
     for receipt in book.receipts:
         assert (receipt.prompt_positions, receipt.response_positions) == (real, 10)
         assert receipt.largest_error < 1e-5

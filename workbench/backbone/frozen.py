@@ -360,6 +360,12 @@ class FrozenBackbone(ABC):
         """Value vectors of the given blocks by query head: (batch, head, key, d_head_v)."""
         return watching.capture_values(self._sites, layers, self.n_heads, self.device)
 
+    def capture_attention(self, layers: Sequence[int]) -> AbstractContextManager[Captured]:
+        """What the attention of the given blocks hands on: (batch, query, d_model)."""
+        return watching.capture_attention(
+            self._sites, layers, self.d_model, self.dtype, self.device
+        )
+
     def capture_mixes(self, layers: Sequence[int]) -> AbstractContextManager[Captured]:
         """Each head's pattern times its values: (batch, head, query, d_head_v)."""
         return watching.capture_mixes(self._sites, layers, self.n_heads, self.device)
@@ -375,6 +381,15 @@ class FrozenBackbone(ABC):
             rows: Within ``only_newest_row``, the rows the edit restores.
         """
         return watching.overwrite_residual(self._sites, layer, edit, self.device, rows)
+
+    def overwrite_attention(self, layer: int, edit: ResidualEdit) -> AbstractContextManager[None]:
+        """Replace what the attention of a block hands on, before it reaches the block's MLP.
+
+        Args:
+            layer: The block.
+            edit: Gets and returns (batch, query, d_model).
+        """
+        return watching.overwrite_attention(self._sites, layer, edit, self.device)
 
     def overwrite_mixes(self, layer: int, edit: MixEdit) -> AbstractContextManager[None]:
         """Replace what the heads of a block gathered, before the output projection.

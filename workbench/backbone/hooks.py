@@ -73,6 +73,11 @@ class HookSites:
         """Value vectors of a block, one for each key and group of heads."""
         return self._of_heads(layer, f"blocks.{layer}.attn.hook_v")
 
+    def attention(self, layer: int) -> _Hook:
+        """What a block's attention hands on, after the output projection."""
+        at(self.scores, layer)
+        return _find(self._points, f"blocks.{layer}.attn.hook_out")
+
     def mixes(self, layer: int) -> _Hook:
         """What each head of a block gathered: its value vectors weighted by its pattern."""
         return self._of_heads(layer, f"blocks.{layer}.attn.hook_z")

@@ -98,6 +98,10 @@ class _RemoteSites:
         """Refused."""
         _refuse(f"values of block {layer}", "they need the eager attention")
 
+    def attention(self, layer: int) -> Point[Tensor]:
+        """Refused."""
+        _refuse(f"what the attention of block {layer} hands on", "residuals and logits travel only")
+
     def mixes(self, layer: int) -> Point[Tensor]:
         """Refused."""
         _refuse(f"head mixes of block {layer}", "they need the eager attention")

@@ -94,6 +94,13 @@ class NnsightSites:
         self._mixes: dict[int, Place[Tensor]] = {
             i: Place(f"{self._projections[i].path}.input") for i in layers
         }
+        self._attended: dict[int, Place[Tensor]] = {
+            i: Place(f"{envoy.path}.output") for i, envoy in self._attentions.items()
+        }
+
+    def attention(self, layer: int) -> Place[Tensor]:
+        """What the attention of a block hands on, after the output projection."""
+        return at(self._attended, layer)
 
     def values(self, layer: int) -> Place[Tensor]:
         """Value vectors of a block, as its attention is handed them."""
@@ -121,6 +128,7 @@ class NnsightSites:
             self.scores,
             self.patterns,
             self._mixes,
+            self._attended,
         )
         return any(place for places in kinds for place in places.values())
 
@@ -134,7 +142,8 @@ class NnsightSites:
             self._visit_inputs(layer)
             self._visit_attention(layer)
             self._visit_mixes(layer)
-            self._visit_output(layer, wait=layer == last_layer)
+            _visit_output(self._attended[layer], self._attentions[layer])
+            _visit_output(self.residual[layer], self._envoys[layer], wait=layer == last_layer)
 
     def _visit_inputs(self, layer: int) -> None:
         envoy = self._envoys[layer]
@@ -172,15 +181,16 @@ class NnsightSites:
         if changed is not None:
             envoy.input = changed.flatten(-2)
 
-    def _visit_output(self, layer: int, *, wait: bool) -> None:
-        place, envoy = self.residual[layer], self._envoys[layer]
-        if not (place or wait):
-            return
-        output = envoy.output
-        state = output[0] if isinstance(output, tuple) else output
-        changed = place.changed(state)
-        if changed is not None:
-            envoy.output = (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+def _visit_output(place: Place[Tensor], envoy: Envoy, *, wait: bool = False) -> None:
+    """A module's output, or the first of several; waited for even where nothing is attached."""
+    if not (place or wait):
+        return
+    output = envoy.output
+    state = output[0] if isinstance(output, tuple) else output
+    changed = place.changed(state)
+    if changed is not None:
+        envoy.output = (changed, *output[1:]) if isinstance(output, tuple) else changed
 
 
 def _attention_call(attention: Envoy) -> str:

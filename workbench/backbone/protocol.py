@@ -221,6 +221,12 @@ class Backbone(Protocol):
         """Value vectors of the given blocks by query head: (batch, head, key, d_head_v)."""
         ...
 
+    def capture_attention(
+        self, layers: Sequence[int]
+    ) -> AbstractContextManager[Mapping[int, Tensor]]:
+        """What the attention of the given blocks hands on: (batch, query, d_model)."""
+        ...
+
     def capture_mixes(self, layers: Sequence[int]) -> AbstractContextManager[Mapping[int, Tensor]]:
         """Each head's pattern times its values: (batch, head, query, d_head_v)."""
         ...
@@ -229,6 +235,10 @@ class Backbone(Protocol):
         self, layer: int, edit: ResidualEdit, *, rows: int | None = None
     ) -> AbstractContextManager[None]:
         """Replace the residual after a block by ``edit`` of it."""
+        ...
+
+    def overwrite_attention(self, layer: int, edit: ResidualEdit) -> AbstractContextManager[None]:
+        """Replace what the attention of a block hands on by ``edit`` of it."""
         ...
 
     def overwrite_mixes(self, layer: int, edit: MixEdit) -> AbstractContextManager[None]:

@@ -82,6 +82,14 @@ class Sites(Protocol):
         """
         ...
 
+    def attention(self, layer: int) -> Point[Tensor]:
+        """What a block's attention hands on: (batch, seq, d_model).
+
+        Raises:
+            As :meth:`values`.
+        """
+        ...
+
     def mixes(self, layer: int) -> Point[Tensor]:
         """What each head of a block gathered: (batch, seq, head, d_head_v).
 
@@ -142,6 +150,26 @@ def capture_residuals(
         HookError: A layer does not exist, did not fire, or gave another shape or number type.
         NonFiniteError: A residual holds a NaN or an infinity.
     """
+    points = {layer: at(sites.residual, layer) for layer in layers}
+    return _capture_wide(points, d_model, dtype, home)
+
+
+def capture_attention(
+    sites: Sites, layers: Sequence[int], d_model: int, dtype: torch.dtype, home: torch.device
+) -> AbstractContextManager[Captured]:
+    """What the attention of the given blocks hands on, by layer.
+
+    Raises:
+        As :func:`capture_residuals`; or BackboneError: this attention cannot be watched.
+    """
+    points = {layer: sites.attention(layer) for layer in layers}
+    return _capture_wide(points, d_model, dtype, home)
+
+
+def _capture_wide(
+    points: Mapping[int, Point[Tensor]], d_model: int, dtype: torch.dtype, home: torch.device
+) -> AbstractContextManager[Captured]:
+    """Tensors as wide as the residual stream."""
 
     def check(name: str, residual: Tensor) -> Tensor:
         if residual.ndim != 3 or residual.shape[-1] != d_model or residual.dtype != dtype:
@@ -151,7 +179,7 @@ def capture_residuals(
             )
         return residual
 
-    return _capture({layer: at(sites.residual, layer) for layer in layers}, check, home)
+    return _capture(points, check, home)
 
 
 def capture_patterns(
@@ -234,14 +262,13 @@ def _capture(
         yield captured
 
 
-@contextmanager
 def overwrite_residual(
     sites: Sites,
     layer: int,
     edit: Callable[[Tensor], Tensor],
     home: torch.device,
     rows: int | None = None,
-) -> Iterator[None]:
+) -> AbstractContextManager[None]:
     """Replace the residual after a block by ``edit(residual)``.
 
     Args:
@@ -256,7 +283,30 @@ def overwrite_residual(
         HookError: The layer does not exist or did not fire, or the edit changed shape or type.
         NonFiniteError: The edit returned a NaN or an infinity.
     """
-    point = at(sites.residual, layer)
+    return _overwrite_wide(at(sites.residual, layer), edit, home, rows)
+
+
+def overwrite_attention(
+    sites: Sites, layer: int, edit: Callable[[Tensor], Tensor], home: torch.device
+) -> AbstractContextManager[None]:
+    """Replace what the attention of a block hands on by ``edit`` of it: (batch, query, d_model).
+
+    It goes from there to the residual stream, in some families through a norm.
+
+    Raises:
+        As :func:`overwrite_residual`; or BackboneError: this attention cannot be watched.
+    """
+    return _overwrite_wide(sites.attention(layer), edit, home)
+
+
+@contextmanager
+def _overwrite_wide(
+    point: Point[Tensor],
+    edit: Callable[[Tensor], Tensor],
+    home: torch.device,
+    rows: int | None = None,
+) -> Iterator[None]:
+    """Replace a tensor as wide as the residual stream."""
 
     def change(residual: Float[Tensor, "batch seq d_model"]) -> Tensor:
         edited = edit(residual.to(home)).to(residual.device)

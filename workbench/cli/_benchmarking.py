@@ -26,7 +26,7 @@ from workbench.evaluation.leaderboard.plan import (
 )
 from workbench.evaluation.leaderboard.running import COSTS_FILE, Progress, run_leaderboard
 from workbench.evaluation.leaderboard.work import fit_method, shared_backbone, use_one_thread
-from workbench.evaluation.tuning import TUNING_FILE, UTILITY, TuningConfig, tune
+from workbench.evaluation.tuning import RULES, TUNING_FILE, TuningConfig, tune
 from workbench.export.figures import standalone_html
 from workbench.export.leaderboard_figures import pareto_figure
 from workbench.export.leaderboard_tables import (
@@ -265,22 +265,26 @@ def _configuration(fitting: Fitting, backbone: FrozenBackbone) -> Mapping[str, o
 
 
 def print_tuning(out: Path) -> None:
-    """Every candidate with its utility; the chosen one is marked."""
+    """Every candidate with what it was chosen by; the chosen one is marked."""
+    record = read_artifact_record(out)
+    rule = RULES[get_method(record.method).aim]
     found = read_parquet(out / TUNING_FILE)
-    whole = found[(found["split"] == "all") & (found["metric"] == UTILITY)]
+    whole = found[(found["split"] == "all") & (found["metric"] == rule.metric)]
+    name = rule.metric.replace("_", " ")
     table = Table(
-        title="Utility on validation, points [95% interval]", title_justify="left",
+        title=f"{name.capitalize()} on validation, points [95% interval]", title_justify="left",
         box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
     )  # fmt: skip
     table.add_column("candidate", overflow="fold")
-    table.add_column("utility", justify="right", no_wrap=True)
+    table.add_column(name, justify="right", no_wrap=True)
     for row in whole.to_dict("records"):
         settings = json.loads(str(row["config"]))
-        words = ", ".join(f"{name} {value}" for name, value in settings.items())
+        words = ", ".join(f"{key} {value}" for key, value in settings.items())
         chosen = "  ← chosen" if row["selected"] else ""
         table.add_row(
             words,
             f"{row['estimate']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]{chosen}",
         )
     output().print(table)
+    output().print(f"chosen by: {rule.said}")
     output().print(f"the parts of the utility, split by split, are in {out / TUNING_FILE}")

@@ -13,7 +13,8 @@ _HELP = """Fit one method of guidance on the embedded world's training split.
 METHOD is one of caa, iti, re-control, refusal-addition, refusal-ablation, svgt-inject, dpo and
 system-prompt. The configuration is the best of the method's candidates on the validation splits
 ([bold]--tune[/bold]), or the one in a YAML file ([bold]--config[/bold]), or the shipped one. The
-test splits are never read.
+test splits are never read. refusal-ablation is a control that should raise harm: there --tune takes
+the candidate that prevents least of it.
 
 Example:
 

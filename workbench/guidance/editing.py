@@ -20,7 +20,7 @@ from workbench.backbone.protocol import Backbone
 from workbench.guidance.protocol import DecoderPass, SlotlessSession
 from workbench.guidance.receipts import Receipt, ReceiptCounter
 
-EditSite = Literal["residual", "heads"]
+EditSite = Literal["residual", "attention", "heads"]
 Change = Callable[[Tensor], Tensor]
 
 
@@ -29,8 +29,9 @@ class ActivationEdit:
     """One place and what is added there.
 
     Attributes:
-        site: ``residual``: the stream after the block, states (batch, query, d_model); ``heads``:
-            what each head gathered, before the output projection, (batch, head, query, d_head_v).
+        site: ``residual``: the stream after the block, states (batch, query, d_model);
+            ``attention``: what its attention hands on, (batch, query, d_model); ``heads``: what
+            each head gathered, before the output projection, (batch, head, query, d_head_v).
         layer: The block.
         change: From the states to what is added to them, of the same shape.
         everywhere: Edit all real tokens, those of the prompt too.
@@ -91,12 +92,12 @@ class EditingSession(SlotlessSession):
             return edited
 
         backbone, layer = self._backbone, edit.layer
-        heads = edit.site == "heads"
-        watch = backbone.capture_mixes if heads else backbone.capture
-        with (
-            backbone.overwrite_mixes(layer, change) if heads else backbone.overwrite(layer, change),
-            watch([layer]) as handed_on,
-        ):
+        overwrite, watch = {
+            "residual": (backbone.overwrite, backbone.capture),
+            "attention": (backbone.overwrite_attention, backbone.capture_attention),
+            "heads": (backbone.overwrite_mixes, backbone.capture_mixes),
+        }[edit.site]
+        with overwrite(layer, change), watch([layer]) as handed_on:
             yield
             after = handed_on[layer]
         for before, added in seen:

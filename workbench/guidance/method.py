@@ -9,13 +9,14 @@ opposite.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 from workbench.backbone.protocol import Backbone, Prompt
 from workbench.data.training import ValueData
 from workbench.guidance.protocol import Guidance
 
 SelfT = TypeVar("SelfT")
+Aim = Literal["safety", "harm"]
 
 MAX_CANDIDATES = 16
 """Configurations that tuning may try for a method; the same for all, so that none is favoured."""
@@ -106,6 +107,10 @@ class Method:
         load: From a folder to a guidance.
         decoding_fields: Fields of the configuration that ``fit`` does not read, for they only say
             how the fitted guidance is used: candidates that differ in nothing else share a fit.
+        aim: What the candidate is chosen for: ``safety``, or ``harm`` for a control that should
+            do harm, see :mod:`workbench.evaluation.tuning`.
+        value_module: Field of the configuration that names the value module it is built on, by
+            configuration or folder; None: it is built on none.
     """
 
     name: str
@@ -116,3 +121,5 @@ class Method:
     fit: Fit
     load: Callable[[str | Path, Backbone], FittedGuidance]
     decoding_fields: tuple[str, ...] = ("strength",)
+    aim: Aim = "safety"
+    value_module: str | None = None

@@ -25,7 +25,7 @@ class Receipt:
     """What happened at one place.
 
     Attributes:
-        site: ``residual``, ``heads``, ``slots`` or ``weights``.
+        site: ``residual``, ``attention``, ``heads``, ``slots`` or ``weights``.
         layer: Block; None where the whole model is meant.
         passes: Forward passes in which it fired.
         prompt_positions: Edited positions of prompts, over all rows.

@@ -2,16 +2,21 @@
 
     r = mean h_l(harmful prompts) - mean h_l(harmless prompts)      at a token of the prompt's end
     addition:   h_l <- h_l + strength r                at block l, all tokens
-    ablation:   h   <- h - strength (r^ . h) r^        in every block, all tokens;  r^ = r / |r|
+    ablation:   x   <- x - strength (r^ . x) r^        all tokens;  r^ = r / |r|
+                x: the embeddings, what every attention writes, the stream that leaves every block
 
 (Arditi et al., arXiv 2406.11717.) There, adding r makes chat models refuse even harmless requests,
 and taking it out makes them comply with harmful ones. So addition is a rival of value guidance,
-and ablation a **control with a known sign: it should raise harm**, not lower it. Tuned for safety
-it does best by doing nothing.
+and ablation a **control with a known sign: it should raise harm**, not lower it. So it is measured
+at full strength, and layer and position of r are those that do most harm on validation, as the
+paper takes the direction whose ablation bypasses refusal best. Tuned for safety it would do best by
+doing nothing.
 
-Departures: the paper names layers by what a block reads, here ``layer`` is the block that writes,
-one less; and ablation acts on the stream that leaves the embeddings and each block, so that what a
-block's attention writes along r^ reaches that block's own MLP before it is taken out.
+At full strength no attention and no MLP reads anything along r^. Departures: the paper names layers
+by what a block reads, here ``layer`` is the block that writes, one less; its search over positions
+and layers is larger, and it drops directions that change harmless replies too much. Where a norm
+stands between attention and stream (Gemma 2 and 3, OLMo 2, GLM 4), r^ is taken out before that
+norm, so that what the norm turns back along r^ reaches the block's own MLP.
 """
 
 from collections.abc import Mapping
@@ -27,7 +32,7 @@ from workbench.backbone.protocol import Backbone, TokenBatch
 from workbench.data.training import ValueData
 from workbench.errors import ConfigError
 from workbench.guidance.artifact import load_artifact, read_config, save_artifact, take_tensors
-from workbench.guidance.editing import ActivationEdit, EditingSession
+from workbench.guidance.editing import ActivationEdit, EditingSession, EditSite
 from workbench.guidance.fitting import (
     check_place,
     class_means_apart,
@@ -43,6 +48,7 @@ from workbench.guidance.protocol import GuidanceSession, SlotlessSession
 
 ADDITION, ABLATION = "refusal-addition", "refusal-ablation"
 _EMBEDDINGS = -1
+_WRITES: tuple[EditSite, ...] = ("residual", "attention")
 
 AlongT = TypeVar("AlongT", bound="_AlongRefusal")
 
@@ -211,7 +217,7 @@ class RefusalAddition(_AlongRefusal):
 
 @dataclass(frozen=True, eq=False)
 class RefusalAblation(_AlongRefusal):
-    """The refusal direction taken out of the stream after the embeddings and after every block.
+    """The refusal direction taken out of everything that is written into the stream.
 
     Attributes:
         config: Where it was read and how much is taken out.
@@ -245,10 +251,11 @@ class RefusalAblation(_AlongRefusal):
             along: Tensor = (states.float() @ unit)[..., None] * unit
             return -share * along
 
-        layers = range(_EMBEDDINGS, backbone.n_layers)
+        blocks = range(backbone.n_layers)
+        places: list[tuple[EditSite, int]] = [("residual", _EMBEDDINGS)]
+        places += [(site, layer) for site in _WRITES for layer in blocks]
         return EditingSession(
-            backbone,
-            [ActivationEdit("residual", layer, change, everywhere=True) for layer in layers],
+            backbone, [ActivationEdit(*place, change, everywhere=True) for place in places]
         )
 
 
@@ -263,12 +270,11 @@ def addition_grid(backbone: Backbone) -> tuple[RefusalAdditionConfig, ...]:
 
 
 def ablation_grid(backbone: Backbone) -> tuple[RefusalAblationConfig, ...]:
-    """Four depths, the prompt's last two tokens, half of the component or all."""
+    """Four depths and the prompt's last two tokens; always the whole component."""
     return tuple(
-        RefusalAblationConfig(layer, strength, position)
+        RefusalAblationConfig(layer, position=position)
         for layer in layers_at(backbone, 0.2, 0.4, 0.6, 0.8)
         for position in (-1, -2)
-        for strength in (0.5, 1.0)
     )
 
 
@@ -292,5 +298,6 @@ FITTED = (
         grid=ablation_grid,
         fit=RefusalAblation.fit,
         load=RefusalAblation.load,
+        aim="harm",
     ),
 )

@@ -194,5 +194,6 @@ FITTED: tuple[Method, ...] = (
         grid=grid,
         fit=SVGTInject.fit,
         load=SVGTInject.load,
+        value_module="module",
     ),
 )

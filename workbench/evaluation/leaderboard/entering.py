@@ -6,7 +6,9 @@
                        train`` lays them out; the shipped one stands in for seed 0. A seed that
                        is nowhere is left out, and said
 ``METHOD``             fitted at every seed with the configuration that was tuned: the one in
-                       ``TUNED/BACKBONE/METHOD``, else the shipped artefact's
+                       ``TUNED/BACKBONE/METHOD``, else the shipped artefact's. A method that is
+                       built on a value module takes that seed's, found as for ``svgt``; a seed
+                       without one is left out, and said
 ``METHOD:FOLDER``      one artefact as it is, with sampling seed 0
 =====================  =========================================================================
 
@@ -21,18 +23,19 @@ from workbench.backbone.protocol import Backbone
 from workbench.errors import CheckpointError, ConfigError
 from workbench.evaluation.leaderboard.plan import BASELINE, REFERENCE, Entrant, method_name
 from workbench.guidance.artifact import ARTIFACT_FILE, ArtifactRecord, read_artifact_record
-from workbench.guidance.methods import METHODS
+from workbench.guidance.methods import METHODS, get_method
 from workbench.guidance.registry import (
     DEFAULT_CONFIG,
     GuidanceSpec,
     find_fitted,
+    find_value_module,
     identify_guidance,
     load_guidance,
     parse_guidance_list,
     shipped_configs,
     shipped_methods,
 )
-from workbench.svgt.checkpoint import RECORD_FILE
+from workbench.svgt.checkpoint import RECORD_FILE, read_checkpoint_record
 
 ALL = "all"
 FITTED_FOLDER = "fitted"
@@ -129,8 +132,7 @@ class Entering:
         found = {
             seed: folder
             for seed in range(self.seeds)
-            if self.modules is not None
-            and (folder := self._module_folder(spec.config, seed)) is not None
+            if (folder := self._module_folder(spec.config, seed)) is not None
         }
         if not found:
             return [self._as_it_is(spec)]
@@ -139,7 +141,8 @@ class Entering:
         return self._modules(spec, found)
 
     def _module_folder(self, config: str, seed: int) -> Path | None:
-        assert self.modules is not None
+        if self.modules is None:
+            return None
         folder = self.modules / _short_name(self.backbone) / config / str(seed)
         return folder if (folder / RECORD_FILE).is_file() else None
 
@@ -168,22 +171,42 @@ class Entering:
                 f"runs/tuned/{_short_name(self.backbone)}/{spec.family}` and say --tuned runs/tuned"
             )
         record, folder = tuned
-        return [self._at_seed(spec, seed, record, folder) for seed in range(self.seeds)]
+        entrants = [self._at_seed(spec, seed, record, folder) for seed in range(self.seeds)]
+        found = [entrant for entrant in entrants if entrant is not None]
+        if not found:
+            raise CheckpointError(
+                f"{spec.family} is built on a value module and there is none at any seed for "
+                f"{self.backbone.name}: train some with `python benchmarks/embedded.py train` and "
+                "name their folder with --modules"
+            )
+        return found
 
     def _at_seed(
         self, spec: GuidanceSpec, seed: int, record: ArtifactRecord, folder: Path
-    ) -> Entrant:
+    ) -> Entrant | None:
+        """The tuned artefact at its own seed, a fit at another; None: its value module is missing.
+
+        A fit's record names the value module by its hash, an artefact's own hash covers it.
+        """
         if record.about.get("seed") == seed:
             return self._entrant(spec, seed, folder)
+        fit, identity = dict(record.config), {"config": dict(record.config), "fit_seed": seed}
+        built_on = get_method(spec.family).value_module
+        if built_on is not None:
+            module = self._module_at(str(record.config[built_on]), seed)
+            if module is None:
+                return None
+            fit[built_on] = str(module.resolve())
+            identity["value_module_sha256"] = read_checkpoint_record(module).weights_sha256
         into = self.run / FITTED_FOLDER / spec.family / str(seed)
-        return Entrant(
-            spec.family,
-            spec,
-            seed,
-            str(into.resolve()),
-            {"config": dict(record.config), "fit_seed": seed},
-            fit=dict(record.config),
-        )
+        return Entrant(spec.family, spec, seed, str(into.resolve()), identity, fit=fit)
+
+    def _module_at(self, config: str, seed: int) -> Path | None:
+        """The value module of a configuration that was trained with this seed."""
+        found = self._module_folder(config, seed)
+        if found is None and seed == 0 and config in shipped_configs(self.backbone):
+            return find_value_module(config, self.backbone)
+        return found
 
     # ------------------------------------------------------------------------- what is there
 

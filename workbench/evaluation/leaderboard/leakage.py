@@ -4,8 +4,8 @@ Looked at are the prompts of
 
 - the training split, as every seed at which a method is fitted draws it;
 - the validation splits, as tuning draws them;
-- both, as the training of every value module drew them: its run folder says how, and for a shipped
-  module its recipe and seed.
+- both, as the training of every value module drew them, one that a method is built on too: its run
+  folder says how, and for a shipped module its recipe and seed.
 
 **Rule.** A test prompt that is equal to one of them word for word (case, punctuation and spacing
 apart) is leakage: the benchmark is refused. Near overlaps (four fifths of the shorter one's word
@@ -21,12 +21,13 @@ from workbench.backbone.protocol import Backbone
 from workbench.config import from_mapping
 from workbench.data.contamination import NGRAM, THRESHOLD, check_contamination
 from workbench.data.example import Conversation, Example
-from workbench.errors import DataError
+from workbench.errors import CheckpointError, DataError
 from workbench.evaluation.leaderboard.plan import BASELINE, REFERENCE, Entrant, Plan
 from workbench.evaluation.leaderboard.work import prompts_of, shared_backbone
 from workbench.evaluation.testbed_benchmark import embedded_benchmark
 from workbench.evaluation.testbed_training import draw_value_data
 from workbench.guidance.artifact import read_artifact_record
+from workbench.guidance.methods import get_method
 from workbench.guidance.registry import find_fitted, find_value_module
 from workbench.runs import RUN_FILE, RunFolder
 from workbench.svgt.checkpoint import read_checkpoint_record
@@ -64,7 +65,7 @@ class Leakage:
         n_test: Test prompts.
         exact: Test prompts that stand among them word for word.
         near: Test prompts that do nearly.
-        unknown: Methods of which nobody recorded what they learned from.
+        unknown: Methods of which nobody recorded all that they learned from.
     """
 
     n_learned: int
@@ -118,25 +119,41 @@ def _draws(plan: Plan) -> tuple[tuple[Draw, ...], tuple[str, ...]]:
     for entrant in plan.entrants:
         if entrant.method == BASELINE:
             continue
-        found = list(_of(entrant, plan, backbone))
-        draws.update(dict.fromkeys(found))
-        if not found:
+        parts = [list(part) for part in _parts(entrant, plan, backbone)]
+        draws.update(dict.fromkeys(draw for part in parts for draw in part))
+        if not all(parts):
             unknown[entrant.method] = None
     return tuple(draws), tuple(unknown)
 
 
-def _of(entrant: Entrant, plan: Plan, backbone: Backbone) -> Iterator[Draw]:
-    if entrant.fit is not None:
-        yield Draw(entrant.seed, plan.data)
-        yield Draw(0, splits=VALIDATION_SPLITS, n_per_kind=_TUNING_PROMPTS)
-    elif entrant.spec.family == REFERENCE:
-        yield from _of_module(find_value_module(entrant.source, backbone), backbone)
+def _parts(entrant: Entrant, plan: Plan, backbone: Backbone) -> Iterator[Iterator[Draw]]:
+    """What each of an entrant's parts learned from: a fit, and the value module it is built on."""
+    if entrant.spec.family == REFERENCE:
+        yield _of_module(entrant.source, backbone)
+        return
+    config = entrant.fit
+    if config is not None:
+        yield iter(
+            (
+                Draw(entrant.seed, plan.data),
+                Draw(0, splits=VALIDATION_SPLITS, n_per_kind=_TUNING_PROMPTS),
+            )
+        )
     else:
-        yield from _of_artifact(find_fitted(entrant.loaded_as, backbone))
+        folder = find_fitted(entrant.loaded_as, backbone)
+        config = read_artifact_record(folder).config
+        yield _of_artifact(folder)
+    built_on = get_method(entrant.spec.family).value_module
+    if built_on is not None:
+        yield _of_module(str(config[built_on]), backbone)
 
 
-def _of_module(folder: Path, backbone: Backbone) -> Iterator[Draw]:
+def _of_module(config: str, backbone: Backbone) -> Iterator[Draw]:
     """From the run folder of its training, or the recipe of a shipped module."""
+    try:
+        folder = find_value_module(config, backbone)
+    except CheckpointError:  # an artefact holds its module, the folder may be gone
+        return
     if (folder / RUN_FILE).is_file():
         run = RunFolder.open(folder).record
         data = run.config.get("data")

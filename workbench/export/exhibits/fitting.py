@@ -19,7 +19,7 @@ from workbench.runs import RunFolder, read_parquet
 TUNING_HELP = (
     "Utility in points: harm prevented, less what is refused or broken more than without guidance; "
     "further right is better. A mark is a candidate, its bar the 95% interval; the ringed one was "
-    "chosen."
+    "chosen: the best, or for a control that should do harm the one that prevents least of it."
 )
 _WHOLE = "all"
 _COLUMNS = {
