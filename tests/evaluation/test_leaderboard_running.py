@@ -1,6 +1,7 @@
 """Whole leaderboards of methods whose effect is known, and folders that survive a kill."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -35,7 +36,7 @@ from workbench.evaluation.leaderboard.work import shared_backbone
 from workbench.guidance.registry import GuidanceSpec
 from workbench.guidance.svgt_inject import SVGTInject, SVGTInjectConfig
 from workbench.guidance.value_shift import ShiftMap
-from workbench.runs import RunFolder, read_json
+from workbench.runs import RUN_FILE, RunFolder, read_json
 from workbench.svgt.checkpoint import read_checkpoint_record, save_value_module
 from workbench.svgt.curriculum.recipe import DataConfig
 from workbench.testbed.splits import VALIDATION_SPLITS
@@ -313,8 +314,10 @@ def test_what_the_module_learned_from_counts_where_a_method_is_built_on_it(
     before = looked_at()
     assert before.unknown == ("svgt-inject",)  # the module does not say what it learned from
     data = dataclasses.replace(DATA, n_prompts=400)
-    with RunFolder.create(folder, kind="train", config={"data": to_mapping(data)}, seed=1):
+    training = tmp_path / "training"
+    with RunFolder.create(training, kind="train", config={"data": to_mapping(data)}, seed=1):
         pass
+    shutil.copyfile(training / RUN_FILE, folder / RUN_FILE)
     assert looked_at().n_learned - before.n_learned > 300
 
 
