@@ -18,6 +18,7 @@ from workbench.export.probe_anchoring_figures import (
     attribution_map,
     attribution_parts,
     dilution_figure,
+    dilution_help,
     dose_figure,
     doses_help,
     effects_figure,
@@ -279,7 +280,7 @@ def test_dilution_has_a_line_for_every_route_and_grey_controls() -> None:
     drawn = lines(figure)
     assert list(drawn["bridge, turn, full"].x) == ["0", "64"]
     assert list(drawn["bridge, turn, full"].y) == [1.0, 0.6]
-    assert drawn["random, turn, full"].line.color == GREY
+    assert drawn["random bridge, turn, full"].line.color == GREY
     assert not figure.layout.annotations
     assert all("(" in text for text in DILUTION_METRICS.values())
 
@@ -293,17 +294,19 @@ def test_every_text_and_reach_of_dilution_has_a_panel_with_the_same_looks() -> N
         for x in (0.0, 64.0)
     ]
     figure = dilution_figure(records)
+    named = ("bridge", "random bridge", "bridge − random bridge")
     drawn = [trace for trace in figure.data if trace.name]
     assert [note.text for note in figure.layout.annotations] == [
         "turn, full", "turn, window", "talk, full",
     ]  # fmt: skip
     assert {(t.name, t.xaxis): t.y[0] for t in drawn} == {
-        (arm, axis): float(column) for column, axis in enumerate(("x", "x2", "x3")) for arm in arms
+        (arm, axis): float(column) for column, axis in enumerate(("x", "x2", "x3")) for arm in named
     }
     looks = {(t.name, t.line.color, t.line.dash, t.marker.symbol) for t in drawn}
     assert len(looks) == len({color for _, color, _, _ in looks}) == len(arms)
-    assert [name for name, color, _, _ in looks if color == GREY] == ["random"]
-    assert [t.name for t in drawn if t.showlegend] == list(arms)
+    assert [name for name, color, _, _ in looks if color == GREY] == ["random bridge"]
+    assert [t.name for t in drawn if t.showlegend] == list(named)
+    assert "Dashed: the bridge minus that." in dilution_help(figure)
     low, high = figure.layout.yaxis.range
     assert low < 0.0
     assert high > 66.0

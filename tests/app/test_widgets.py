@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from workbench.pages.widgets import made_text
+from workbench.pages.widgets import counted, made_text
 
 
 def _table() -> None:
@@ -32,3 +32,7 @@ def test_intervals_stay_in_one_piece_and_nothing_is_markdown() -> None:
 )
 def test_a_time_is_said_to_the_minute(provenance: dict[str, object], said: str) -> None:
     assert made_text(provenance) == said
+
+
+def test_one_thing_has_no_plural() -> None:
+    assert [counted(n, "seed") for n in (0, 1, 2)] == ["0 seeds", "1 seed", "2 seeds"]

@@ -88,6 +88,7 @@ _DILUTION_LOOKS = {
     "random": _CONTROL_LOOK,
     "bridge-random": Look(SERIES[3], "square", "dash"),
 }
+_DILUTION_ARMS = {"random": "random bridge", "bridge-random": "bridge − random bridge"}
 
 
 # ------------------------------------------------------------------------------- how to read them
@@ -181,7 +182,7 @@ def dilution_help(figure: go.Figure) -> str:
     """How to read :func:`dilution_figure`."""
     names = drawn_names(figure)
     controls = any(name.startswith("random") for name in names)
-    contrast = any(name.startswith("bridge-random") for name in names)
+    contrast = any(name.startswith("bridge −") for name in names)
     return caption(
         "What is left of the bridge after that many tokens of harmless text between slots and "
         "decision.",
@@ -505,10 +506,10 @@ def _route(record: Record) -> str:
 def _dilution_lines(records: Sequence[Record], *, by_arm: bool) -> Iterable[list[go.Scatter]]:
     """Line and band of every arm, in the look that the arm has in every panel."""
     for estimator in distinct(record.estimator for record in records):
-        arm = estimator.partition("/")[0]
+        arm, *route = estimator.split("/")
         course = _by_x(chosen(records, estimator=estimator))
         points = [Point.of(f"{record.x:.0f}", record, Form(3)) for record in course]
-        name = arm if by_arm else estimator.replace("/", ", ")
+        name = ", ".join([_DILUTION_ARMS.get(arm, arm), *([] if by_arm else route)])
         yield line_with_band(name, points, _DILUTION_LOOKS.get(arm, look(0)))
 
 

@@ -35,7 +35,7 @@ from workbench.pages.benchmark_output import sortable_table
 from workbench.pages.probe_output import Panel, choice, show_panels
 from workbench.pages.run_browser import RunView
 from workbench.pages.run_choice import tell_unfinished
-from workbench.pages.widgets import download, tell_unknown
+from workbench.pages.widgets import counted, download, tell_unknown
 
 _TABLE_HELP = (
     "Test splits; shares in percent, Δ in points against the reference on the same prompts with "
@@ -110,7 +110,7 @@ def _table(
     found = selected(own, ablation, reference, backbone).values()
     n = max((r.n for r in found if (r.split, r.metric) == ("test", "harm_rate")), default=0)
     seeds = len({r.seed for r in own if r.seed != ALL_SEEDS})
-    known = f"{seeds} seed{'s' * (seeds > 1)}, " if seeds else ""
+    known = f"{counted(seeds, 'seed')}, " if seeds else ""
     st.caption(f"Every variant: {backbone}, {known}n = {n} harmful prompts times seeds.")
     columns = [
         (column.heading, [row.values[i] for row in rows], [row.cells[i] for row in rows])

@@ -42,7 +42,7 @@ from workbench.export.summaries import metric_text
 from workbench.pages.probe_output import Panel, choice, show_panels
 from workbench.pages.run_browser import RunView
 from workbench.pages.run_choice import tell_unfinished
-from workbench.pages.widgets import download, made_text
+from workbench.pages.widgets import counted, download, made_text
 
 _SHEETS = {
     "safety": "safety", "fluency": "fluency", "cost": "diversity and cost",
@@ -105,7 +105,10 @@ def _facts(run: RunView, board: Board) -> None:
     limit = prompts.get("n_per_kind") if isinstance(prompts, dict) else None
     asked = "" if limit is None else f", {limit} prompts of each kind and split"
     backbone = f" of {board.backbone}" if board.methods else ""
-    st.caption(f"{len(board.methods)} methods{backbone}{asked}; made {made_text(run.provenance)}.")
+    st.caption(
+        f"{counted(len(board.methods), 'method')}{backbone}{asked}; "
+        f"made {made_text(run.provenance)}."
+    )
     if board.notes:
         with st.expander(f"To know ({len(board.notes)})", icon=":material/info:"):
             st.markdown("\n".join(f"- {note}" for note in board.notes))
@@ -190,7 +193,7 @@ def board_columns(sheet: Sheet, board: Board, split: str) -> list[NumberColumn]:
 def _said_once(columns: Sequence[NumberColumn]) -> tuple[list[NumberColumn], str]:
     """Seeds and n, where they are the same for all methods, are said instead of repeated."""
     words: dict[str, Callable[[str], str]] = {
-        "seeds": lambda n: "1 seed" if n == "1" else f"{n} seeds",
+        "seeds": lambda n: counted(int(n), "seed"),
         "n": lambda n: f"n = {n} harmful prompts times seeds",
     }
     once = {

@@ -28,7 +28,7 @@ from workbench.pages.loading import (
 )
 from workbench.pages.request import PlaygroundRequest
 from workbench.pages.verdicts import Tone, VerdictText, verdict_text
-from workbench.pages.widgets import download
+from workbench.pages.widgets import counted, download
 from workbench.svgt.value_module import ValueModule
 from workbench.testbed.intents import Intent
 from workbench.testbed.oracle import judge
@@ -142,7 +142,11 @@ def _show(result: _Result, *, current: bool) -> None:
 def _show_verdict(side: _Side, limit: int) -> None:
     n = len(side.reply.tokens)
     ended = side.reply.finish == "stop"
-    ending = f"Ended by itself after {n} tokens." if ended else f"Cut at the limit of {limit}."
+    ending = (
+        f"Ended by itself after {counted(n, 'token')}."
+        if ended
+        else f"Cut at the limit of {limit}."
+    )
     if side.verdict is None:
         st.caption(f"No verdict: the request is not one of the embedded world. {ending}")
         return

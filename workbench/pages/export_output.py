@@ -16,7 +16,7 @@ from workbench.export.paper_tables import table_latex
 from workbench.export.run_contents import RunContents, read_runs
 from workbench.pages.exhibits_output import show_table
 from workbench.pages.guard import told_in_words
-from workbench.pages.widgets import figure_block, table_block
+from workbench.pages.widgets import counted, figure_block, table_block
 
 _MADE = "export-made"
 _KIB = 1024
@@ -79,7 +79,7 @@ def _offer(made: _Archive) -> None:
         mime="application/zip", on_click="ignore", icon=":material/download:", key="take",
         type="primary",
     )  # fmt: skip
-    with st.expander(f"{len(made.files)} files", icon=":material/folder_zip:"):
+    with st.expander(counted(len(made.files), "file"), icon=":material/folder_zip:"):
         sizes = [(name, round(size / _KIB, 1)) for name, size in made.files]
         table_block(pd.DataFrame(sizes, columns=["file", "KiB"]), key="export-files")
 
@@ -90,7 +90,8 @@ def _preview(run: RunContents) -> None:
     st.subheader(run.name, anchor=False)
     rows = ", ".join(f"{len(frame)} in {name}" for name, frame in run.records.items())
     st.caption(
-        f"{run.record.kind}: {len(exhibits.tables)} tables, {len(exhibits.figures)} figures; "
+        f"{run.record.kind}: {counted(len(exhibits.tables), 'table')}, "
+        f"{counted(len(exhibits.figures), 'figure')}; "
         f"records: {rows or 'none'}."
     )
     if not run.finished:

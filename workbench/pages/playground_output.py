@@ -27,7 +27,7 @@ from workbench.pages.generation import PromptCheck, ResponsePair, check_request,
 from workbench.pages.loading import LoadedBackbone, LoadedGuidance, get_backbone, get_guidance
 from workbench.pages.request import PlaygroundRequest
 from workbench.pages.verdicts import Tone, verdict_text
-from workbench.pages.widgets import figure_block, table_block
+from workbench.pages.widgets import counted, figure_block, table_block
 from workbench.svgt.config import SVGTConfig
 from workbench.testbed.intents import Intent
 from workbench.testbed.oracle import judge
@@ -126,9 +126,9 @@ def _module_config(guidance: LoadedGuidance) -> SVGTConfig | None:
 
 
 def _check_text(check: PromptCheck) -> str:
-    parts = [f"{check.n_tokens} prompt tokens"]
+    parts = [counted(check.n_tokens, "prompt token")]
     parts += [f"{check.n_added} of the guidance"] if check.n_added else []
-    parts += [f"{check.n_slots} bridge slots"] if check.n_slots else []
+    parts += [counted(check.n_slots, "bridge slot")] if check.n_slots else []
     parts.append(f"up to {check.n_new} new = {check.n_needed} of {check.n_context} positions")
     room = f":small[{' + '.join(parts)}."
     if check.intent is None:
@@ -143,7 +143,7 @@ def _check_text(check: PromptCheck) -> str:
 
 
 def _module_text(config: SVGTConfig) -> str:
-    text = f"K = {config.n_bridge} bridge tokens, written at block {config.layer}. "
+    text = f"K = {counted(config.n_bridge, 'bridge token')}, written at block {config.layer}. "
     if config.trigger.mode == "prompt":
         return text + "The trigger reads the prompt alone, so refresh and β change nothing."
     return text + "The trigger follows the newest token."
@@ -197,9 +197,9 @@ def _show(result: _Result, *, current: bool, possible: bool) -> None:
 
 def _show_verdict(intent: Intent | None, record: ResponseRecord, limit: int) -> None:
     ending = (
-        f"ended by itself after {len(record.tokens)} tokens"
+        f"ended by itself after {counted(len(record.tokens), 'token')}"
         if record.finish == "stop"
-        else f"cut at the limit of {limit} tokens"
+        else f"cut at the limit of {counted(limit, 'token')}"
     )
     if intent is None:
         st.caption(f"No verdict: the request is not one of the embedded world. Reply {ending}.")

@@ -16,7 +16,14 @@ from workbench.export.probe_tables import (
     records_csv,
     records_latex,
 )
-from workbench.pages.widgets import download, figure_block, made_text, tell_unknown, wrapped_table
+from workbench.pages.widgets import (
+    counted,
+    download,
+    figure_block,
+    made_text,
+    tell_unknown,
+    wrapped_table,
+)
 
 _LEAST_WIDTH = 620
 """Of a figure, in pixels: ten contexts across can be read, and two stand side by side at 1920."""
@@ -25,6 +32,7 @@ _COLUMNS = f"""<style>
 [class*="st-key-panels-"] {{ display: grid; gap: 1rem; align-items: stretch;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, {_LEAST_WIDTH}px), 1fr)); }}
 [class*="st-key-panels-"] > * {{ min-width: 0; width: 100%; }}
+[class*="st-key-panels-"] > :last-child:nth-child(odd) {{ grid-column: 1 / -1; }}
 </style>"""
 
 
@@ -92,8 +100,8 @@ def run_facts(run: ProbeRun) -> None:
     seeds = sorted({record.seed for record in run.records})
     backbones = ", ".join(dict.fromkeys(record.backbone for record in run.records))
     st.caption(
-        f"{len(run.records)} records of {backbones}, seed {', '.join(map(str, seeds))}, made "
-        f"{made_text(run.provenance)}."
+        f"{counted(len(run.records), 'record')} of {backbones}, "
+        f"seed {', '.join(map(str, seeds))}, made {made_text(run.provenance)}."
     )
     with st.expander("Settings and provenance", icon=":material/tune:"):
         settings, provenance = st.columns(2)

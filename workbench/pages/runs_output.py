@@ -35,7 +35,7 @@ from workbench.pages.run_browser import RunView
 from workbench.pages.run_choice import tell_unfinished
 from workbench.pages.runs import deletable
 from workbench.pages.summary_output import show_summary
-from workbench.pages.widgets import figure_block, table_block, tell_no_truth, tell_unknown
+from workbench.pages.widgets import counted, figure_block, table_block, tell_no_truth, tell_unknown
 from workbench.runs import RunFolder, delete_run, read_parquet
 
 _MOST_ROWS = 5000
@@ -103,7 +103,7 @@ def _tables(run: RunView) -> int:
     paths = sorted(run.path.glob("*.parquet"))
     for path in paths:
         frame = read_parquet(path)
-        st.markdown(f"**{path.name}** · {len(frame)} rows")
+        st.markdown(f"**{path.name}** · {counted(len(frame), 'row')}")
         table_block(frame, key=f"{run.path.name}-{path.stem}", sent=_MOST_ROWS)
     return len(paths)
 

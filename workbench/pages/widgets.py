@@ -281,6 +281,11 @@ def _as_text(text: str) -> str:
     return _MARKS.sub(r"\\\g<0>", text)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: *1 token*, *2 tokens*."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
 def made_text(provenance: Mapping[str, object]) -> str:
     """When something was made, to the minute; records are written in UTC."""
     time = str(provenance.get("time", ""))
