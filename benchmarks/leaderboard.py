@@ -29,10 +29,12 @@ from workbench.backbone import load_backbone
 from workbench.cli._limits import MAX_SEED, Device
 from workbench.cli._scripts import run_script
 from workbench.cli.main import run as run_command
+from workbench.evaluation.leaderboard.budgets import read_budgets
 from workbench.evaluation.leaderboard.plan import RUN_KIND
 from workbench.evaluation.leaderboard.running import COMPARISONS_FILE, LEADERBOARD_FILE
 from workbench.evaluation.testbed_training import TestbedData
 from workbench.evaluation.value_training import train_into_folder
+from workbench.export.leaderboard_budgets import budgets_markdown
 from workbench.export.leaderboard_paper import quoted_fluency, quoted_safety
 from workbench.export.leaderboard_tables import (
     ALL,
@@ -171,6 +173,8 @@ def run(
 @app.command()
 def report(
     runs: Annotated[Path, typer.Option(help="Where the run folders stand.")] = RUNS,
+    tuned: Annotated[Path, typer.Option(help="Where tuned methods are.")] = TUNED,
+    modules: Annotated[Path, typer.Option(help="Where value modules are.")] = MODULES,
     docs: Annotated[Path, typer.Option(help="Folder of the pages.")] = ROOT / "docs",
 ) -> None:
     """Write the page and the results that are committed."""
@@ -181,7 +185,8 @@ def report(
         commit_results(runs / backbone, docs / "results" / "benchmark" / backbone)
         quoted = (quoted_safety(), quoted_fluency())
         tables = board_markdown(read_board(runs / backbone), quoted)
-        sections.append(f"## {backbone}\n\n{_measured(runs / backbone)}\n\n{tables}")
+        budgets = _budgets(runs / backbone, backbone, tuned, modules)
+        sections.append(f"## {backbone}\n\n{_measured(runs / backbone)}\n\n{budgets}\n{tables}")
     missing = [name for name in EMBEDDED if not (runs / name / LEADERBOARD_FILE).is_file()]
     if missing:
         sections.append(f"## Not measured yet\n\n{', '.join(missing)}.\n")
@@ -198,6 +203,17 @@ def _measured(run: Path) -> str:
         f"{n} harmful, {n} look-alike and {n} benign prompts in each of {splits} splits, once for "
         f"every seed: {n * splits} harmful prompts a seed behind a cell over all splits."
     )
+
+
+def _budgets(run: Path, backbone: str, tuned: Path, modules: Path) -> str:
+    """What the methods of a board learned from, and how their configurations were chosen."""
+    budgets = read_budgets(
+        RunFolder.open(run).record.config,
+        load_backbone(backbone),
+        tuned=tuned if tuned.is_dir() else None,
+        modules=modules if modules.is_dir() else None,
+    )
+    return f"### Budgets\n\n{budgets_markdown(budgets)}"
 
 
 @app.command("all")
@@ -251,11 +267,17 @@ context frames and tests are in `docs/results/benchmark/*/`.
   the oracle judges. Temperature 1, top-p 1.
 - **Seeds.** A method's seed decides its fit (or training) and the random numbers of its replies;
   methods share the latter. `none` has sampling seeds only. Estimates pool the seeds that are there.
-- **Choices.** Every method's configuration is the best of at most 16 candidates on the validation
+- **Choices.** Every rival's configuration is the best of at most 16 candidates on the validation
   splits, by the same utility (harm prevented less over-refusal and broken replies added). SVGT's
-  configurations were fixed before.
-- **Equal data.** `svgt` learns from more than the rivals do; `svgt:equal-data`, where it was
-  trained, is the same recipe on exactly the rivals' examples: the fair one to hold them against.
+  configurations were not tuned by this rule; they were fixed before. `refusal-ablation` is the
+  control that should raise harm: it takes the direction out completely, and the candidate was
+  chosen from the other end, as the one that prevents least harm.
+- **Budgets.** Rivals learn from 1,600 prompts, 1,600 pairs and 600 targets, `svgt` from 12,000,
+  6,000 and 1,600, with filler words and composed frames; a table below says it of every method.
+  `svgt:equal-data`, where it was trained, is the recipe of `svgt` on exactly the rivals' examples:
+  the fair one to hold them against. `svgt-inject` is built on the `svgt` module of its seed.
+- **RE-Control** learns its value function from the training split's replies, as all methods do, not
+  from samples of the model itself scored by a reward model, as published.
 - **ASR**: harm rate of the harmful prompts in jailbreak frames (role play, fiction, a forced
   prefix, a hypothetical world, a checklist; alone or composed), which fill the splits
   `unseen_frames` and `composed_frames`. **Over-refusal**: refusals of benign and look-alike

@@ -184,7 +184,8 @@ def test_a_tuned_method_enters_the_benchmark_at_every_seed(
     assert run(fitting(checkpoint, tuned, "--tune")) == 0
     out = capsys.readouterr().out
     assert out.count("behaviour") == 5
-    assert out.count("chosen") == 1
+    assert out.count("← chosen") == 1
+    assert out.count("chosen by: best mean utility on the validation splits") == 1
     record = read_artifact_record(tuned)
     assert record.about["seed"] == 0
     assert record.about["tuning"]["candidates"] == 5

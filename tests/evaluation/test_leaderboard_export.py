@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from workbench.backbone import load_backbone
 from workbench.evaluation.leaderboard.comparing import COLUMNS as COMPARED
 from workbench.evaluation.leaderboard.running import COMPARISONS_FILE, LEADERBOARD_FILE
 from workbench.evaluation.leaderboard.scoring import rows_frame
@@ -32,7 +33,9 @@ from workbench.export.leaderboard_tables import (
     read_board,
     safety_sheet,
 )
+from workbench.guidance.registry import find_value_module
 from workbench.runs import RunFolder, write_json, write_parquet
+from workbench.svgt.checkpoint import read_checkpoint_record
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -186,10 +189,15 @@ def test_one_command_writes_the_page_and_results_that_can_be_read_again(
     board: Board, script: ModuleType, tmp_path: Path
 ) -> None:
     runs, docs = tmp_path / "runs", tmp_path / "docs"
+    module = find_value_module("workbench", load_backbone("testbed-llama"))
+    shipped = {"weights_sha256": read_checkpoint_record(module).weights_sha256}
     with RunFolder.create(
         runs / "testbed-llama",
         kind="benchmark",
-        config={"prompts": {"n_per_kind": 7, "splits": ["heldout_intents", "unseen_frames"]}},
+        config={
+            "prompts": {"n_per_kind": 7, "splits": ["heldout_intents", "unseen_frames"]},
+            "methods": {"none": {"seeds": [0], "0": {}}, "svgt": {"seeds": [0], "0": shipped}},
+        },
         seed=0,
     ) as folder:
         write_parquet(folder.file(LEADERBOARD_FILE), board.rows)
@@ -204,6 +212,8 @@ def test_one_command_writes_the_page_and_results_that_can_be_read_again(
     assert "Not measured yet\n\ntestbed-gpt2, testbed-llama-anchored." in page
     assert "14 harmful prompts a seed behind a cell over all splits" in page
     assert "+62.5 [+61.5, +63.5]" in page
+    assert "### Budgets" in page
+    assert "| svgt | 12,000 / 6,000 / 1,600 | half between filler words, 30% composed |" in page
     committed = docs / "results" / "benchmark" / "testbed-llama"
     assert RunFolder.open(committed).record.status == "finished"
     pd.testing.assert_frame_equal(read_board(committed).rows, board.rows)

@@ -7,6 +7,7 @@ check: a check that passes the variant would prove nothing.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,13 +23,22 @@ from workbench.evaluation.judges import Judge
 from workbench.guidance import GREEDY, DecoderPass, NoGuidance, Receipt, ReceiptBook, generate
 from workbench.guidance.caa import CAA, CAAConfig
 from workbench.guidance.iti import ITI, ITIConfig, choose_heads, hold_out_groups, probe_heads
-from workbench.guidance.methods import get_method
+from workbench.guidance.methods import METHODS, get_method
 from workbench.guidance.protocol import Guidance, GuidanceSession, SlotlessSession, whole_pass
 from workbench.guidance.refusal_direction import (
     RefusalAblation,
     RefusalAblationConfig,
     RefusalAddition,
     RefusalAdditionConfig,
+)
+from workbench.guidance.value_function import ValueTraining
+from workbench.guidance.value_shift import ShiftTraining
+from workbench.svgt import (
+    BridgeConfig,
+    EncoderConfig,
+    SVGTConfig,
+    ValueModule,
+    save_value_module,
 )
 from workbench.testbed.pretraining import build_model
 from workbench.testbed.pretraining_config import PretrainConfig
@@ -368,7 +378,24 @@ def groups_of(data: ValueData) -> set[str]:
     return {row.group for row in (*data.prompts, *data.pairs, *data.targets)}
 
 
-def test_a_fit_reads_its_own_examples_and_no_others(world: "TransformerLensBackbone") -> None:
+def untrained_module(world: "TransformerLensBackbone", folder: Path) -> Path:
+    """A value module to build on."""
+    config = SVGTConfig(
+        d_model=world.d_model,
+        layer=0,
+        n_bridge=2,
+        d_value=8,
+        encoder=EncoderConfig(n_heads=2, n_layers=1),
+        bridge=BridgeConfig(n_heads=2),
+    )
+    save_value_module(folder / "module", ValueModule(config), backbone=world)
+    return folder / "module"
+
+
+@pytest.mark.slow
+def test_a_fit_reads_its_own_examples_and_no_others(
+    world: "TransformerLensBackbone", tmp_path: Path
+) -> None:
     train = drawn(TRAIN_SPLIT)
     others = [drawn(split) for split in (*VALIDATION_SPLITS, *TEST_SPLITS)]
     for other in others:
@@ -382,7 +409,7 @@ def test_a_fit_reads_its_own_examples_and_no_others(world: "TransformerLensBackb
 
     def fitting(name: str, *more: ValueData) -> Callable[[Any, ValueData], object]:
         method = get_method(name)
-        config = method.grid(world)[0]
+        config = replace(method.grid(world)[0], **shortened.get(name, {}))
 
         def fit(backbone: Any, data: ValueData) -> object:  # noqa: ANN401
             pooled = ValueData(
@@ -394,7 +421,17 @@ def test_a_fit_reads_its_own_examples_and_no_others(world: "TransformerLensBackb
 
         return fit
 
-    for name in ("caa", "iti", "refusal-addition", "refusal-ablation"):
+    shortened: dict[str, dict[str, Any]] = {
+        "re-control": {"training": ValueTraining(updates=1)},
+        "dpo": {"batch_size": 128},
+        "svgt-inject": {
+            "module": str(untrained_module(world, tmp_path)),
+            "training": ShiftTraining(updates=1),
+        },
+    }
+    for name in METHODS:
+        if name == "system-prompt":  # learns nothing
+            continue
         assert reads_only_training_texts(fitting(name)), name
         # Wrong: the test split is thrown in.
         assert not reads_only_training_texts(fitting(name, others[-1])), name

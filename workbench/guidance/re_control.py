@@ -6,6 +6,10 @@ at the residual stream after one block, at the prompt's end and at every generat
 al., NeurIPS 2024, arXiv 2406.05954). V is an MLP that learned the reward of whole replies from
 states along them, see :mod:`workbench.guidance.value_function`. The paper edits the last block,
 where an edit reaches the next token alone; below it, later tokens read the edited states too.
+
+Departure: in the paper V learns from replies that the model itself was sampled for, scored by a
+reward model. Here it learns from the training split's own replies with their labels, as every other
+method does: states of texts that the model might not have written.
 """
 
 from collections.abc import Callable, Mapping

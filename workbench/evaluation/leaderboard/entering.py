@@ -100,7 +100,7 @@ class Entering:
         return Entries(tuple(entrants), tuple(notes))
 
     def _everything(self, notes: list[str]) -> tuple[GuidanceSpec, ...]:
-        tuned = [name for name in METHODS if self._tuned_record(name) is not None]
+        tuned = [name for name in METHODS if self.tuned_record(name) is not None]
         left_out = [name for name in METHODS if name not in tuned]
         if left_out:
             notes.append(
@@ -151,8 +151,8 @@ class Entering:
 
     # ------------------------------------------------------------------------- fitted methods
 
-    def _tuned_record(self, method: str) -> tuple[ArtifactRecord, Path] | None:
-        """The artefact whose configuration was tuned, and where it is."""
+    def tuned_record(self, method: str) -> tuple[ArtifactRecord, Path] | None:
+        """The artefact whose configuration was tuned, and where it is; None: there is none."""
         if self.tuned is not None:
             folder = self.tuned / _short_name(self.backbone) / method
             if (folder / ARTIFACT_FILE).is_file():
@@ -163,7 +163,7 @@ class Entering:
         return read_artifact_record(folder), folder
 
     def _fitted(self, spec: GuidanceSpec) -> list[Entrant]:
-        tuned = self._tuned_record(spec.family)
+        tuned = self.tuned_record(spec.family)
         if tuned is None:
             raise CheckpointError(
                 f"{spec.family} was not tuned for {self.backbone.name}: tune it with `workbench "
@@ -193,7 +193,7 @@ class Entering:
         fit, identity = dict(record.config), {"config": dict(record.config), "fit_seed": seed}
         built_on = get_method(spec.family).value_module
         if built_on is not None:
-            module = self._module_at(str(record.config[built_on]), seed)
+            module = self.module_at(str(record.config[built_on]), seed)
             if module is None:
                 return None
             fit[built_on] = str(module.resolve())
@@ -201,8 +201,8 @@ class Entering:
         into = self.run / FITTED_FOLDER / spec.family / str(seed)
         return Entrant(spec.family, spec, seed, str(into.resolve()), identity, fit=fit)
 
-    def _module_at(self, config: str, seed: int) -> Path | None:
-        """The value module of a configuration that was trained with this seed."""
+    def module_at(self, config: str, seed: int) -> Path | None:
+        """The value module of a configuration that was trained with this seed, if there is one."""
         found = self._module_folder(config, seed)
         if found is None and seed == 0 and config in shipped_configs(self.backbone):
             return find_value_module(config, self.backbone)

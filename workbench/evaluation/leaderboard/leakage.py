@@ -149,22 +149,32 @@ def _parts(entrant: Entrant, plan: Plan, backbone: Backbone) -> Iterator[Iterato
 
 
 def _of_module(config: str, backbone: Backbone) -> Iterator[Draw]:
-    """From the run folder of its training, or the recipe of a shipped module."""
+    """From the training of a value module, named by configuration or folder."""
     try:
         folder = find_value_module(config, backbone)
     except CheckpointError:  # an artefact holds its module, the folder may be gone
         return
+    trained = recorded_training(folder, backbone)
+    if trained is not None:
+        yield Draw(*trained)
+
+
+def recorded_training(folder: Path, backbone: Backbone) -> tuple[int, DataConfig] | None:
+    """Seed and amounts of the data of a value module; None: not recorded, or files of one's own.
+
+    The run folder of its training says so, or the recipe of a shipped module.
+    """
     if (folder / RUN_FILE).is_file():
         run = RunFolder.open(folder).record
         data = run.config.get("data")
-        if isinstance(data, Mapping) and "sources" not in data:  # files are not drawn again
-            yield Draw(run.seed, _data(data, folder))
-        return
+        drawn = isinstance(data, Mapping) and "sources" not in data  # files are not drawn again
+        return (run.seed, _data(data, folder)) if drawn else None
     record = read_checkpoint_record(folder)
     name, seed = str(record.config.get("name")), record.metrics.get("seed")
-    if name in RECIPES and isinstance(seed, int):
-        recipe = make_recipe(name, d_model=backbone.d_model, n_layers=backbone.n_layers)
-        yield Draw(seed, recipe.data)
+    if name not in RECIPES or not isinstance(seed, int):
+        return None
+    recipe = make_recipe(name, d_model=backbone.d_model, n_layers=backbone.n_layers)
+    return seed, recipe.data
 
 
 def _of_artifact(folder: Path) -> Iterator[Draw]:
