@@ -284,9 +284,12 @@ context frames and tests are in `docs/results/benchmark/*/`.
   prompts. **Distinct-n**: different n-grams among all n-grams of the replies. **Nats a token**:
   cross-entropy of reference replies to harmless prompts, above `none`. **Latency** and **memory**:
   ratios to `none`, decoding one prompt on one thread; memory counts live tensors.
-- **Intervals** are 95%, resampling intent groups with all their seeds (distinct-n: jackknife;
-  latency and memory: over rounds). **Tests** against `svgt` exchange the two methods in whole
-  groups; p is corrected by Holm over all methods and metrics of a split.
+- **Intervals** are 95%. They resample intent groups (distinct-n: jackknife; latency and memory:
+  over rounds), and from two seeds on add the variance between seeds, with Student's t: few seeds
+  that disagree give wide intervals. A method with one seed has the interval of that seed. **Tests**
+  against `svgt` exchange the two methods in whole groups and must reject over the seeds as well; p
+  is corrected by Holm over all methods and metrics of a split, and is 0.008 or so at the least, by
+  the number of exchanges ([statistics](statistics.md)).
 - **Quoted** columns are the SVGT paper's own (arXiv 2605.11712) for Llama-3.2-3B-Instruct: another
   model, other prompts, other judges. Compare orders, not numbers. Its SVGT is our `svgt:paper`.
 

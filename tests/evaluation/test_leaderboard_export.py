@@ -114,7 +114,10 @@ def test_latex_says_what_stands_behind_the_numbers(board: Board) -> None:
     assert text.count(r"\toprule") == 3
     assert "500 harmful prompts" in text
     assert r"harm \%" in text
-    assert r"*** p $<$ 0.001: paired permutation of intent groups, Holm-corrected" in text
+    assert (
+        r"*** p $<$ 0.001: paired permutation, exchanging whole intent groups, Holm-corrected"
+        in text
+    )
     assert r"latency $\times$" in text
 
 

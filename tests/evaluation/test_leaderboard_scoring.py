@@ -244,7 +244,7 @@ def test_a_difference_that_one_training_alone_makes_is_no_difference_of_methods(
     assert (row["difference"], row["n_seeds"]) == (0.5, 2)
     assert (row["low"], row["high"]) == (-1.0, 1.0)
     assert row["p_value"] == pytest.approx(0.5)  # t = 1 with one degree of freedom
-    assert row["test"] == "paired permutation of groups, and t over seeds"
+    assert row["test"] == "paired permutation, and t over seeds"
     alone = [cells for cells in frame if cells["seed"] == 0]
     row = compared(alone, ["svgt", "caa"]).loc[("caa", "harm_rate")]
     assert row["p_value"] == pytest.approx(2 / 2**10)  # one seed is taken as given

@@ -92,7 +92,7 @@ def test_the_leaderboard_marks_what_holm_leaves_and_says_which_test() -> None:
         r"$+30.0^{**}$ $\pm$ $10.0$" in text
     )
     assert "100 harmful prompts" in table.caption
-    assert "paired permutation of intent groups, Holm-corrected" in table.caption
+    assert "paired permutation, exchanging whole intent groups, Holm-corrected" in table.caption
     assert "bootstrap clustered by intent group" in table.caption
 
 

@@ -235,8 +235,9 @@ def comparison_evidence(
     seeds = sorted({seed for seed in own if seed != ALL_SEEDS})
     pooled = f"seed {', '.join(map(str, seeds))}" if seeds else "all seeds together"
     return (
-        "test splits, estimate and 95% interval (bootstrap clustered by intent group); differences "
-        "to the reference in percentage points, cross-entropy in nats a token; "
+        "test splits, estimate and 95% interval (bootstrap clustered by intent group, with the "
+        "variance between seeds where there are several); differences to the "
+        "reference in percentage points, cross-entropy in nats a token; "
         f"{max(harmful, default=0)} harmful prompts times seeds a variant, {pooled}. "
         + marks_text("paired sign-flip permutation of intent groups, Holm-corrected over variants")
         + " ←: the variant that the validation splits choose."

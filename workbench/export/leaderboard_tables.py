@@ -366,9 +366,12 @@ def board_evidence(board: Board, split: str) -> str:
     tests = ", ".join(dict.fromkeys(board.comparisons["test"])) or "no test was made"
     return (
         f"Backbone {board.backbone}; estimate and 95% interval (bootstrap clustered by intent "
-        f"group, Wilson where nothing varies), seeds {seeds or 'unknown'} pooled; {n} harmful "
+        "group, with the variance between seeds where there are several, Wilson where nothing "
+        f"varies), seeds {seeds or 'unknown'} pooled; {n} harmful "
         "prompts times seeds a method. Differences to svgt: "
-        + marks_text(f"{tests} of intent groups, Holm-corrected over all methods and metrics")
+        + marks_text(
+            f"{tests}, exchanging whole intent groups, Holm-corrected over all methods and metrics"
+        )
     )
 
 

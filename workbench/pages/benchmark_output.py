@@ -57,7 +57,8 @@ _LETTER, _BESIDE = 7, 24
 """Width of a letter in a table, and of what stands beside the letters of a cell, in pixels."""
 _SORT = "Point at a heading for its meaning, click it to sort."
 _ESTIMATE_HELP = (
-    f"A cell is estimate [95% interval] over all seeds, resampled by intent group. {_SORT}"
+    f"A cell is estimate [95% interval] over all seeds: intent groups are resampled, and "
+    f"the variance between seeds is added where there are several. {_SORT}"
 )
 _READING = {
     "tests": "A cell is the method's number minus svgt's on the same prompts [95% interval]; "

@@ -133,7 +133,7 @@ def _also_over_seeds(
     return replace(
         exchanged,
         p_value=max(p, exchanged.p_value),
-        method=f"{exchanged.method} of groups, and t over seeds",
+        method=f"{exchanged.method}, and t over seeds",
     )
 
 
