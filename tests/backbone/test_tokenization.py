@@ -42,7 +42,7 @@ def word_tokenizer(template: str | None = TEMPLATE) -> object:
 def tokens() -> object:
     from workbench.backbone.tokenization import Tokenization
 
-    return lambda template=TEMPLATE: Tokenization("toy", word_tokenizer(template), (2,))
+    return lambda template=TEMPLATE: Tokenization("toy", word_tokenizer(template), (2,), len(WORDS))
 
 
 def words(ids: list[int]) -> object:
@@ -126,7 +126,7 @@ def test_a_tokenizer_without_unknown_token() -> None:
 
     inner = Tokenizer(WordLevel({"open": 0}))
     inner.pre_tokenizer = WhitespaceSplit()
-    tokens = Tokenization("toy", PreTrainedTokenizerFast(tokenizer_object=inner), (0,))
+    tokens = Tokenization("toy", PreTrainedTokenizerFast(tokenizer_object=inner), (0,), 1)
     assert tokens.prompt_ids("open open") == [0, 0]
     with pytest.raises(TokenError, match="cannot read 'open door'"):
         tokens.prompt_ids("open door")

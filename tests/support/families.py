@@ -16,7 +16,9 @@ from tokenizers.trainers import BpeTrainer
 from transformers import (
     CONFIG_MAPPING,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     GenerationConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
@@ -283,14 +285,7 @@ def write_checkpoint(family: str, folder: Path) -> Path:
     """
     recipe = _FAMILIES[family]
     tokenizer = _tokenizer(recipe.words)
-    ids = {
-        name: tokenizer.convert_tokens_to_ids(token) if token is not None else None
-        for name, token in (
-            ("bos_token_id", recipe.words.bos),
-            ("eos_token_id", recipe.words.eos),
-            ("pad_token_id", recipe.words.pad),
-        )
-    }
+    ids = _stated(recipe.words, tokenizer)
     config = CONFIG_MAPPING[recipe.model_type](
         vocab_size=len(tokenizer) + recipe.spare_rows, **ids, **(recipe.settings or {})
     )
@@ -298,6 +293,51 @@ def write_checkpoint(family: str, folder: Path) -> Path:
     _randomise(model)
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
     assert n_parameters < MAX_PARAMETERS, (family, n_parameters)
+    return _save(recipe, model, tokenizer, ids, folder)
+
+
+MULTIMODAL: Mapping[str, str] = {"gemma3": "gemma3", "mistral3": "mistral"}
+"""Model types that hold a language model beside eyes, and the family of that language model."""
+
+
+def write_multimodal(model_type: str, folder: Path) -> Path:
+    """Write a checkpoint whose language model stands as ``text_config`` and under a prefix.
+
+    Args:
+        model_type: One of ``MULTIMODAL``.
+        folder: Is made.
+    """
+    recipe = _FAMILIES[MULTIMODAL[model_type]]
+    tokenizer = _tokenizer(recipe.words)
+    ids = _stated(recipe.words, tokenizer)
+    eyes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    eyes |= {"num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+    text = {"model_type": recipe.model_type, "vocab_size": len(tokenizer) + 1, "head_dim": 12}
+    config = CONFIG_MAPPING[model_type](
+        text_config={**text, **(recipe.settings or {})},
+        vision_config={
+            "model_type": {"gemma3": "siglip_vision_model", "mistral3": "pixtral"}[model_type],
+            **eyes,
+        },
+        **{
+            "gemma3": {"mm_tokens_per_image": 4},
+            "mistral3": {"tie_word_embeddings": False},
+        }[model_type],
+        **{f"image_token_{word}": len(tokenizer) for word in ("id", "index")},
+        **ids,
+    )
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    _randomise(model)
+    return _save(recipe, model, tokenizer, ids, folder)
+
+
+def _save(
+    recipe: _Family,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    ids: Mapping[str, int | None],
+    folder: Path,
+) -> Path:
     ends = [ids["eos_token_id"], *map(tokenizer.convert_tokens_to_ids, recipe.ends)]
     model.generation_config = GenerationConfig(
         bos_token_id=ids["bos_token_id"],
@@ -307,6 +347,15 @@ def write_checkpoint(family: str, folder: Path) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def _stated(words: _Words, tokenizer: PreTrainedTokenizerFast) -> dict[str, int | None]:
+    """The special tokens' ids as a configuration states them."""
+    named = {"bos_token_id": words.bos, "eos_token_id": words.eos, "pad_token_id": words.pad}
+    return {
+        name: None if token is None else tokenizer.convert_tokens_to_ids(token)
+        for name, token in named.items()
+    }
 
 
 @torch.no_grad()

@@ -7,12 +7,14 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from workbench.backbone.multimodal import check_text_model, is_multimodal
 from workbench.errors import BackboneError
 from workbench.testbed.registry import EMBEDDED
 
@@ -34,13 +36,6 @@ def check_architecture(name: str, config: PretrainedConfig) -> None:
         raise BackboneError(
             f"{name} is an encoder-decoder ({config.model_type}): the workbench needs {_DECODERS}"
         )
-    named = tuple(getattr(config, "architectures", None) or ())
-    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
-    if not any(item in causal and not item.startswith(_ENCODERS) for item in named):
-        raise BackboneError(
-            f"{name} is no causal language model (architectures: {', '.join(named) or 'none'}): "
-            f"the workbench needs {_DECODERS}"
-        )
     quantised = getattr(config, "quantization_config", None)
     if quantised:
         method = quantised.get("quant_method", "unknown method")
@@ -48,6 +43,16 @@ def check_architecture(name: str, config: PretrainedConfig) -> None:
             f"the weights of {name} are quantised ({method}): slots, heads and adapters need "
             "weights that are plain numbers. Take the original checkpoint, in half the memory with "
             "--dtype bfloat16"
+        )
+    named = tuple(getattr(config, "architectures", None) or ())
+    if is_multimodal(config):
+        check_text_model(name, config)
+        return
+    causal = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    if not any(item in causal and not item.startswith(_ENCODERS) for item in named):
+        raise BackboneError(
+            f"{name} is no causal language model (architectures: {', '.join(named) or 'none'}): "
+            f"the workbench needs {_DECODERS}"
         )
 
 
@@ -58,15 +63,39 @@ def check_files(name: str, source: str) -> None:
         BackboneError: No safetensors, a shard missing or broken, or a broken index.
     """
     folder = Path(source)
-    if not folder.is_dir():
+    if folder.is_dir():
+        _check_folder(name, folder, "download the checkpoint again")
+
+
+def check_cached(name: str, source: str) -> None:
+    """Look what is wrong with the cached files of a hub id that could not be loaded.
+
+    Raises:
+        BackboneError: A shard is not in the cache, or is broken; the message names it.
+    """
+    if Path(source).is_dir():
         return
+    config = try_to_load_from_cache(source, "config.json")
+    if not isinstance(config, str):
+        return
+    folder = Path(config).parent
+    if (folder / _INDEX).is_file() or any(folder.glob("*.safetensors")):
+        _check_folder(
+            name,
+            folder,
+            f"where there is a network, run `hf download {source} --force-download`, which fills "
+            f"the local cache ({folder})",
+        )
+
+
+def _check_folder(name: str, folder: Path, remedy: str) -> None:
     index = folder / _INDEX
     shards = _indexed(name, index) if index.is_file() else sorted(folder.glob("*.safetensors"))
     missing = [shard.name for shard in shards if not shard.is_file()]
     if missing:
         raise BackboneError(
             f"{name} lacks {len(missing)} of the {len(shards)} files that {_INDEX} names: "
-            f"{_some(missing)}; download the checkpoint again"
+            f"{_some(missing)}; {remedy}"
         )
     if not shards:
         raise no_safetensors(name, any(folder.glob("*.bin")) or any(folder.glob("*.pt")))
@@ -77,7 +106,7 @@ def check_files(name: str, source: str) -> None:
         except (SafetensorError, OSError) as error:
             raise BackboneError(
                 f"{shard.name} of {name} cannot be read, it is truncated or damaged ({error}): "
-                "download it again"
+                f"{remedy}"
             ) from error
 
 
@@ -164,16 +193,20 @@ def no_safetensors(name: str, pickled: bool) -> BackboneError:
 def check_vocabulary(name: str, n_rows: int, tokenizer: PreTrainedTokenizerBase) -> None:
     """Look whether a tokenizer can belong to an embedding of so many rows.
 
-    A few rows more than tokens are usual: embeddings are rounded up.
+    A few rows more than tokens are usual: embeddings are rounded up. So are special tokens that
+    were added for what the model does not have, such as images: they are refused in a text, and
+    nowhere else.
 
     Raises:
-        BackboneError: Ids without a row, or fewer than half of the rows with a token.
+        BackboneError: Ordinary ids without a row, or fewer than half of the rows with a token.
     """
     ids = tokenizer.get_vocab().values()
-    highest = max(ids, default=-1)
-    if highest >= n_rows:
+    added = tokenizer.added_tokens_decoder.items()
+    unused = {number for number, token in added if token.special}
+    beyond = {number for number in ids if number >= n_rows} - unused
+    if beyond:
         raise BackboneError(
-            f"the tokenizer of {name} has ids up to {highest}, but the embedding has {n_rows} "
+            f"the tokenizer of {name} has ids up to {max(beyond)}, but the embedding has {n_rows} "
             "rows: it is another model's, or tokens were added without resizing the embedding"
         )
     if 2 * len(set(ids)) < n_rows:

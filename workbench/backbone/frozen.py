@@ -24,7 +24,7 @@ from workbench.backbone.adapters import AdaptedWeights, LinearMap, LinearWeights
 from workbench.backbone.cache import SlotCache
 from workbench.backbone.hashing import hash_tensors, hash_tokenizer
 from workbench.backbone.masks import additive_mask, beyond_window, causal_keys
-from workbench.backbone.memory import memory_named
+from workbench.backbone.memory import LESS_AT_ONCE, memory_named
 from workbench.backbone.placement import devices_of
 from workbench.backbone.protocol import (
     HiddenKeys,
@@ -43,10 +43,6 @@ from workbench.errors import BackboneError, ContextLengthError, HookError
 TRANSFORMER_LENS, NNSIGHT = "transformer-lens", "nnsight"
 BACKENDS = (TRANSFORMER_LENS, NNSIGHT)
 """Libraries that watch a model's forward pass; the first is the default."""
-_LESS = (
-    "lower the batch size, ask for fewer new tokens or shorter prompts, or load the backbone with "
-    "--dtype bfloat16"
-)
 _NORMS_AFTER = {"post_feedforward_layernorm", "post_self_attn_layernorm", "post_mlp_layernorm"}
 """Norms between a sublayer and the residual stream, as Gemma 2 and 3, OLMo 2 and GLM 4 call them;
 all of these norm both sublayers."""
@@ -123,7 +119,7 @@ class FrozenBackbone(ABC):
         self._keeps_columns = "logits_to_keep" in inspect.signature(plain.forward).parameters
         self._weights = dict(weights)
         self._windows = dict(windows)
-        self._tokens = Tokenization(name, tokenizer, eos_ids)
+        self._tokens = Tokenization(name, tokenizer, eos_ids, shape.vocab_size)
 
     @property
     def device(self) -> torch.device:
@@ -183,7 +179,7 @@ class FrozenBackbone(ABC):
 
     @typed_arguments
     def encode_responses(self, texts: Sequence[str]) -> TokenBatch:
-        """Responses as a right-padded batch, each closed by the end token.
+        """Responses as a right-padded batch, each closed as the chat template closes a turn.
 
         Raises:
             ConfigError: One text instead of a list of them.
@@ -251,7 +247,8 @@ class FrozenBackbone(ABC):
             cache: Keys and values of earlier columns, extended in place; needs a full mask.
             columns: Columns whose logits are wanted; all by default.
         """
-        with self._inputs(mask, position_ids, cache, range(self.n_layers)) as inputs:
+        layers = range(self.n_layers)
+        with self._room(ids), self._inputs(mask, position_ids, cache, layers) as inputs:
             return self._logits(ids, columns, inputs)
 
     def logits(self, batch: TokenBatch) -> Float[Tensor, "batch seq vocab"]:
@@ -268,8 +265,14 @@ class FrozenBackbone(ABC):
         cache: SlotCache | None = None,
     ) -> None:
         """Run the blocks up to ``last_layer`` and none above, for the hooks that watch them."""
-        with self._inputs(mask, position_ids, cache, range(last_layer + 1)) as inputs:
+        layers = range(last_layer + 1)
+        with self._room(ids), self._inputs(mask, position_ids, cache, layers) as inputs:
             self._run_lower(ids, last_layer, inputs)
+
+    def _room(self, ids: Tensor) -> AbstractContextManager[None]:
+        """Within, the masks of a pass included, running out of memory says what to lower."""
+        size = " rows of ".join(map(str, ids.shape))
+        return memory_named(f"running {size} tokens on {self.device}", LESS_AT_ONCE)
 
     @contextmanager
     def _inputs(
@@ -303,8 +306,6 @@ class FrozenBackbone(ABC):
                     sliding = [i for i in layers if self._windows.get(i) == window]
                     beyond = beyond_window(position_ids, keys, window)
                     stack.enter_context(self._hidden(sliding, beyond[:, None]))
-            size = " rows of ".join(map(str, position_ids.shape))
-            stack.enter_context(memory_named(f"running {size} tokens on {self.device}", _LESS))
             yield inputs
 
     def _hidden(self, layers: Sequence[int], hidden: Tensor) -> AbstractContextManager[None]:

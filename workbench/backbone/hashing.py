@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from workbench.backbone.chat import reading_rules
+
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, shapes and values of the tensors, in the order of their names.
@@ -43,5 +45,6 @@ def hash_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str:
         "special_tokens": {
             name: str(token) for name, token in tokenizer.special_tokens_map.items()
         },
+        **reading_rules(tokenizer),
     }
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()

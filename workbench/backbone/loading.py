@@ -5,6 +5,7 @@ there and finite: a model that is silently half random would still talk.
 """
 
 import copy
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,8 +26,10 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from workbench.backbone.chat import closing_id
 from workbench.backbone.checkpoints import (
     check_architecture,
+    check_cached,
     check_files,
     check_report,
     check_tokenizer_files,
@@ -38,11 +41,18 @@ from workbench.backbone.frozen import BACKENDS, NNSIGHT, TRANSFORMER_LENS, Froze
 from workbench.backbone.hashing import hash_tensors
 from workbench.backbone.masks import layer_windows
 from workbench.backbone.memory import memory_named
+from workbench.backbone.multimodal import (
+    TEXT_KEYS,
+    is_multimodal,
+    text_config,
+    without_others,
+)
 from workbench.backbone.placement import AUTO, DeviceMap, check_spread, parse_device, parse_map
 from workbench.backbone.protocol import Backbone
 from workbench.backbone.self_check import check_wrapped, plain_logits
+from workbench.backbone.special_tokens import check_special_tokens
 from workbench.backbone.transformer_lens import TransformerLensBackbone
-from workbench.errors import BackboneError, MemoryLimitError
+from workbench.errors import BackboneError, MemoryLimitError, WorkbenchWarning
 from workbench.quiet import quiet_libraries
 from workbench.testbed.registry import EMBEDDED, embedded_path
 
@@ -108,6 +118,13 @@ def load_backbone(
     with quiet_libraries():
         config = _load_config(name, source)
         check_architecture(name, config)
+        if is_multimodal(config):
+            if remote:
+                raise BackboneError(
+                    f"{name} is multimodal ({config.model_type}), and its language model cannot be "
+                    "taken out of it on NDIF: load it on this machine"
+                )
+            config = text_config(config)
         if n_ctx is not None:
             _check_extension(name, config, n_ctx)
         if remote:
@@ -116,8 +133,9 @@ def load_backbone(
             simulated = remote == "local"
             return _load_remote(name, source, config, number_type, n_ctx, simulated=simulated)
         spread = None if isinstance(wanted, torch.device) else wanted
-        model = _load_model(name, source, number_type, spread)
         tokenizer = _load_tokenizer(name, source)
+        check_special_tokens(name, source, tokenizer)
+        model = _load_model(name, source, number_type, spread)
     if isinstance(wanted, torch.device):
         with memory_named(f"moving {name} to {wanted}", _SMALLER):
             model.to(wanted)  # type: ignore[arg-type]
@@ -127,9 +145,17 @@ def load_backbone(
 
 def _parse_placement(device: str | DeviceMap) -> torch.device | str | dict[str, torch.device]:
     """One device, the word for all graphics cards, or a checked map."""
-    if isinstance(device, str):
-        return device if device == AUTO else parse_device(device)
-    return parse_map(device)
+    if not isinstance(device, str):
+        return parse_map(device)
+    if device != AUTO:
+        return parse_device(device)
+    if not torch.cuda.is_available():
+        warnings.warn(
+            "device auto: this torch sees no graphics card, so the CPU runs the backbone",
+            WorkbenchWarning,
+            stacklevel=3,
+        )
+    return device
 
 
 def load_plain(backbone: Backbone) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -193,7 +219,7 @@ def wrap_model(
         bridge,
         tokenizer,
         weights=weights,
-        n_ctx=n_ctx or _context_length(config),
+        n_ctx=n_ctx or _context_length(name, config),
         eos_ids=eos_ids,
         windows=windows,
     )
@@ -230,7 +256,7 @@ def trace_model(
         model,
         tokenizer,
         weights=weights,
-        n_ctx=n_ctx or _context_length(model.config),
+        n_ctx=n_ctx or _context_length(name, model.config),
         eos_ids=_eos_ids(model, tokenizer),
         windows=layer_windows(name, model.config),
     )
@@ -312,7 +338,7 @@ def _load_remote(
         traced,
         tokenizer,
         simulated=simulated,
-        n_ctx=n_ctx or _context_length(config),
+        n_ctx=n_ctx or _context_length(name, config),
         eos_ids=_eos_ids(traced._module, tokenizer),
     )
 
@@ -385,6 +411,10 @@ def _load_model(
     spread: str | Mapping[str, torch.device] | None = None,
 ) -> PreTrainedModel:
     check_files(name, source)
+    whole = _load_config(name, source)
+    inside: dict[str, object] = {}
+    if is_multimodal(whole):
+        inside = {"config": text_config(whole), "key_mapping": dict(TEXT_KEYS)}
     try:
         with memory_named(f"loading {name}", _SMALLER):
             loaded = AutoModelForCausalLM.from_pretrained(
@@ -396,8 +426,10 @@ def _load_model(
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported below, by name
                 device_map=spread,
+                **inside,
             )
     except OSError as error:
+        check_cached(name, source)
         raise unreachable(name, source, error) from error
     except MemoryLimitError:
         raise
@@ -408,10 +440,11 @@ def _load_model(
             f"{name} cannot be spread over devices that way: {first_line(error)}"
         ) from error
     except Exception as error:  # safetensors and transformers raise many kinds for a broken file
+        check_cached(name, source)
         raise _unreadable(name, error) from error
     assert isinstance(loaded, tuple)
     model, report = loaded
-    check_report(name, report, model)
+    check_report(name, without_others(name, report) if inside else report, model)
     assert isinstance(model, PreTrainedModel)
     return model
 
@@ -467,7 +500,7 @@ def _keep_number_type(bridge: TransformerBridge, dtype: torch.dtype) -> None:
 
 def _check_extension(name: str, config: PretrainedConfig, n_ctx: int) -> None:
     """Positions beyond the stated ones exist only where they are computed, not looked up."""
-    stated = _context_length(config)
+    stated = _context_length(name, config)
     if n_ctx < 1:
         raise BackboneError(f"{n_ctx} positions asked of {name}: ask for at least 1")
     if n_ctx > stated and not _counts_on(config):
@@ -491,7 +524,7 @@ def _counts_on(config: PretrainedConfig) -> bool:
     return bool(rotations) and not moving
 
 
-def _context_length(config: PretrainedConfig) -> int:
+def _context_length(name: str, config: PretrainedConfig) -> int:
     """Positions a sequence may have, so that no number depends on what comes later.
 
     LongRoPE changes its frequencies once a sequence passes the original length: keys in a cache,
@@ -506,14 +539,22 @@ def _context_length(config: PretrainedConfig) -> int:
         lengths.append(config.window_size)
     known = [int(length) for length in lengths if length]
     if not known:
-        raise BackboneError("the model's configuration states no context length")
+        raise BackboneError(
+            f"the config.json of {name} ({config.model_type}) states no context length: write "
+            "max_position_embeddings, the number of positions it was trained on, into the "
+            "config.json of a copy of the checkpoint, and load that folder"
+        )
     return min(known)
 
 
 def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Every token that ends a response, the tokenizer's own first; those the model has at all."""
+    """Every token that ends a response, those the model has at all.
+
+    The one with which the chat template closes a turn comes first, then the tokenizer's own.
+    """
     generation = getattr(model, "generation_config", None)
-    found: list[int] = []
+    closing = closing_id(tokenizer)
+    found = [] if closing is None else [closing]
     for holder in (tokenizer, model.config, generation):
         ids = getattr(holder, "eos_token_id", None)
         found.extend(ids if isinstance(ids, list | tuple) else [] if ids is None else [ids])

@@ -5,11 +5,14 @@ columns, as everywhere in the workbench: slots that a row leaves out then take n
 window, and a response after K slots stands K positions further on, in every block.
 """
 
+from contextlib import AbstractContextManager
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PretrainedConfig
 
+from workbench.backbone.memory import LESS_AT_ONCE, memory_named
 from workbench.errors import BackboneError
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
@@ -18,16 +21,22 @@ _FULL, _SLIDING = "full_attention", "sliding_attention"
 def causal_keys(real: Bool[Tensor, "batch key"]) -> Bool[Tensor, "batch query key"]:
     """Which key each query may see: the real ones up to its own column."""
     width = real.shape[1]
-    earlier = torch.ones((width, width), dtype=torch.bool, device=real.device).tril()
-    return earlier & real[:, None, :]
+    with _room(real):
+        earlier = torch.ones((width, width), dtype=torch.bool, device=real.device).tril()
+        return earlier & real[:, None, :]
 
 
 def additive_mask(
     visible: Bool[Tensor, "batch query key"], dtype: torch.dtype
 ) -> Float[Tensor, "batch 1 query key"]:
     """The mask that is added to attention scores: 0, or the lowest number of the type."""
-    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return mask.masked_fill(~visible, torch.finfo(dtype).min)[:, None]
+    with _room(visible):
+        mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+        return mask.masked_fill(~visible, torch.finfo(dtype).min)[:, None]
+
+
+def _room(keys: Tensor) -> AbstractContextManager[None]:
+    return memory_named(f"masking {len(keys)} rows of {keys.shape[-1]} tokens", LESS_AT_ONCE)
 
 
 def beyond_window(

@@ -1,17 +1,19 @@
 """Texts to token ids and back, one way for training and for decoding.
 
 A prompt goes through the tokenizer's chat template, with the assistant's turn opened; a tokenizer
-without a template reads the turns joined by line breaks, with whatever special tokens it adds by
-itself. Nothing is cut, and no word is silently replaced by the unknown token.
+without a template reads the turns as lines, with whatever special tokens it adds by itself
+(:mod:`workbench.backbone.chat`). Nothing is cut, no word is silently replaced by the unknown token,
+and no token is fed that the embedding has no row for.
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jinja2
 from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerBase
 
+from workbench.backbone.chat import render_chat, render_lines
 from workbench.backbone.protocol import Prompt
 from workbench.data.example import as_conversation
 from workbench.errors import TokenError
@@ -25,17 +27,23 @@ class Tokenization:
     Args:
         name: Backbone's name, for messages.
         tokenizer: The tokenizer as loaded; its settings are not changed.
-        eos_ids: Tokens that end a response, the tokenizer's own first.
+        eos_ids: Tokens that end a response; the first one closes it in training.
+        n_rows: Rows of the embedding.
     """
 
     def __init__(
-        self, name: str, tokenizer: PreTrainedTokenizerBase, eos_ids: tuple[int, ...]
+        self,
+        name: str,
+        tokenizer: PreTrainedTokenizerBase,
+        eos_ids: tuple[int, ...],
+        n_rows: int,
     ) -> None:
         self._name = name
         self._tokenizer = tokenizer
         self._eos_ids = eos_ids
+        self._n_rows = n_rows
         special = (tokenizer.pad_token_id, tokenizer.eos_token_id, *eos_ids)
-        self.pad_id = next((int(i) for i in special if i is not None), 0)
+        self.pad_id = next((int(i) for i in special if i is not None and i < n_rows), 0)
         self._unknown_id, self._unknown_literal = _unknown_token(tokenizer)
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
@@ -48,13 +56,9 @@ class Tokenization:
         if not any(message.content.strip() for message in conversation):
             raise TokenError("the prompt is empty: type at least one word")
         if self._tokenizer.chat_template is None:
-            text = "\n".join(message.content for message in conversation)
-            return self._ids(text, add_special_tokens=True)
-        turns = [{"role": message.role, "content": message.content} for message in conversation]
+            return self._ids(render_lines(conversation), add_special_tokens=True)
         try:
-            rendered = self._tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=True
-            )
+            rendered = render_chat(self._tokenizer, conversation, open_reply=True)
         except jinja2.TemplateSyntaxError as error:
             raise TokenError(
                 f"the chat template of {self._name} is damaged ({error}): put the tokenizer's own "
@@ -65,7 +69,7 @@ class Tokenization:
                 f"the chat template of {self._name} refuses these turns "
                 f"({', '.join(message.role for message in conversation)}): {error}"
             ) from error
-        return self._ids(str(rendered), add_special_tokens=False)
+        return self._ids(rendered, add_special_tokens=False)
 
     def response_ids(self, text: str) -> list[int]:
         """Ids of a response, closed by the end token.
@@ -84,7 +88,7 @@ class Tokenization:
         """Text of ids without special tokens."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
-    def pieces(self, ids: Sequence[int]) -> list[str]:
+    def pieces(self, ids: Iterable[int]) -> list[str]:
         """Each token's own text."""
         return [str(self._tokenizer.decode([token])) for token in ids]
 
@@ -100,8 +104,8 @@ class Tokenization:
             )
         except Exception as error:  # all that a word-level tokenizer without unknown token raises
             raise TokenError(
-                f"the tokenizer of {self._name} cannot read {text!r}: {error}. Use words the model "
-                "knows, or choose a backbone with a larger vocabulary"
+                f"the tokenizer of {self._name} cannot read {text.strip()!r}: {error}. Use words "
+                "the model knows, or choose a backbone with a larger vocabulary"
             ) from error
         ids = [int(token) for token in encoded["input_ids"]]
         unknown = self._unknown_words(text, ids, encoded.get("offset_mapping"))
@@ -110,6 +114,13 @@ class Tokenization:
             raise TokenError(
                 f"not in the vocabulary of {self._name}: {named}. Replace these words by ones the "
                 "model knows, or choose a backbone with a larger vocabulary"
+            )
+        beyond = dict.fromkeys(token for token in ids if token >= self._n_rows)
+        if beyond:
+            raise TokenError(
+                f"{self._name} has no embedding for {', '.join(map(repr, self.pieces(beyond)))}: "
+                f"its tokenizer knows more tokens than the embedding has rows ({self._n_rows}). "
+                "Leave them out of the text"
             )
         return ids
 

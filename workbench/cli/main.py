@@ -127,7 +127,8 @@ def run(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, Abort):
         return _fail("interrupted", EXIT_INTERRUPTED, options)
     except Exception as error:
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported for --help
+        # torch is not imported for --help, so its errors are known by name and by what they say
+        if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error):
             return _fail(f"out of memory: {_LESS} ({error})", EXIT_MISTAKE, options)
         what = f"unexpected {type(error).__name__}: {error}"
         hint = "" if options.debug else f" (a bug; `{PROGRAM} --debug ...` shows the traceback)"

@@ -352,6 +352,11 @@ class SVGTConfig:
             f"but {backbone} has width {d_model}",
         )
         _require(
+            n_layers > 1,
+            f"{backbone} has one block: the bridge is written after a block and read by one above "
+            "it, so take a backbone of two blocks or more",
+        )
+        _require(
             self.layer <= n_layers - 2,
             f"layer = {self.layer} is out of range for {backbone} with {n_layers} blocks: the "
             f"bridge needs a block above it, so choose 0 to {n_layers - 2}",

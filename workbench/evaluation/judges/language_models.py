@@ -25,6 +25,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from workbench.backbone.chat import render_chat
 from workbench.data.example import Conversation
 from workbench.errors import CheckpointError, ConfigError
 
@@ -128,8 +129,7 @@ class CausalJudgeModel:
             raise CheckpointError(
                 "this checkpoint has no chat template: use the tokenizer files it was released with"
             )
-        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False))
+        return render_chat(self.tokenizer, turns, open_reply=False)
 
     @torch.inference_mode()
     def generate_text(
