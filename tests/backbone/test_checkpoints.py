@@ -145,6 +145,9 @@ def test_the_tokenizer_of_a_smaller_model(folder: Path, says: Callable[..., str]
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tiny / name, folder / name)
     (folder / "chat_template.jinja").unlink(missing_ok=True)
+    # Its special tokens are not stated, so that sizes alone tell.
+    edit(folder, "config.json", eos_token_id=None, pad_token_id=None)
+    (folder / "generation_config.json").unlink()
     message = says(folder)
     assert "129 tokens for an embedding of 302 rows" in message
     assert "another model's" in message
@@ -235,6 +238,47 @@ def test_out_of_memory_says_what_to_lower(
         load_backbone(sound)
 
 
+_NO_ROOM = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you "
+    "tried to allocate 1099511627776 bytes."
+)
+
+
+@pytest.mark.parametrize("builder", ["causal_keys", "additive_mask", "beyond_window"])
+@pytest.mark.parametrize("pass_", ["forward", "run_blocks"])
+def test_masks_of_a_pass_that_find_no_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, builder: str, pass_: str
+) -> None:
+    from workbench.backbone import frozen, load_backbone
+    from workbench.errors import MemoryLimitError
+
+    def fail(*_: object, **__: object) -> None:
+        raise _NO_ROOM
+
+    backbone = load_backbone(write_checkpoint("mistral", tmp_path / "mistral"))
+    batch = backbone.encode(["the cat", "the dog sat on the mat"])
+    monkeypatch.setattr(frozen, builder, fail)
+    more = {"last_layer": 1} if pass_ == "run_blocks" else {}
+    with pytest.raises(MemoryLimitError, match=r"running 2 rows of .* lower the batch size"):
+        getattr(backbone, pass_)(batch.ids, mask=batch.mask, **more)
+
+
+def test_masks_too_large_for_any_machine_say_what_to_lower() -> None:
+    """Nothing is pretended here: no machine has room for 4 rows of 2^24 tokens."""
+    from workbench.backbone.masks import additive_mask, causal_keys
+    from workbench.errors import MemoryLimitError
+
+    width = 2**24
+    with pytest.raises(MemoryLimitError) as caught:
+        causal_keys(torch.ones((1, 1), dtype=torch.bool).expand(4, width))
+    message = str(caught.value)
+    assert message.startswith(f"out of memory while masking 4 rows of {width} tokens: lower the")
+    assert "\n" not in message
+    visible = torch.ones((1, 1, 1), dtype=torch.bool).expand(4, width, width)
+    with pytest.raises(MemoryLimitError, match=f"masking 4 rows of {width} tokens"):
+        additive_mask(visible, torch.float32)
+
+
 def test_other_errors_are_not_mistaken_for_it() -> None:
     from workbench.backbone.memory import memory_named
 
@@ -242,15 +286,59 @@ def test_other_errors_are_not_mistaken_for_it() -> None:
         raise RuntimeError("shapes differ")
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory."), _NO_ROOM])
 def test_a_command_that_runs_out_of_memory_ends_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
 ) -> None:
     from workbench import backbone
     from workbench.cli.main import run
 
     def fail(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
+        raise error
 
     monkeypatch.setattr(backbone, "load_backbone", fail)
     assert run(["train", "--backbone", "testbed-llama", "--print-config"]) == 2
     assert "error: out of memory: lower the batch size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("backend", ["transformer-lens", "nnsight"])
+def test_a_model_without_positions(
+    folder: Path, says: Callable[..., str], backend: str
+) -> None:
+    edit(folder, "config.json", model_type="bloom", architectures=["BloomForCausalLM"])
+    content = json.loads((folder / "config.json").read_text())
+    del content["max_position_embeddings"]
+    (folder / "config.json").write_text(json.dumps(content))
+    for options in ({}, {"n_ctx": 64}):
+        message = says(folder, backend=backend, **options)
+        assert f"config.json of {folder} (bloom) states no context length" in message
+        assert "take a model of gpt2, qwen2" in message
+
+
+def test_device_auto_without_cards_is_said(
+    sound: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workbench.backbone import load_backbone
+    from workbench.errors import WorkbenchWarning
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.warns(WorkbenchWarning, match="auto: this torch sees no graphics card, so the CPU"):
+        backbone = load_backbone(sound, device="auto")
+    assert backbone.device == torch.device("cpu")
+
+
+def test_weights_stored_short_have_one_fingerprint(sound: Path, tmp_path: Path) -> None:
+    """Stored in bfloat16 they are the same numbers in both types; stored in float32 they are not."""
+    from workbench.backbone import load_backbone
+
+    short = Path(shutil.copytree(sound, tmp_path / "short"))
+    weights = load_file(short / "model.safetensors")
+    rounded = {key: tensor.bfloat16() for key, tensor in weights.items()}
+    save_file(rounded, short / "model.safetensors", metadata={"format": "pt"})
+
+    def fingerprint(folder: Path, dtype: str) -> str:
+        return load_backbone(folder, dtype=dtype).weights_hash
+
+    assert fingerprint(short, "float32") == fingerprint(short, "bfloat16")
+    assert fingerprint(sound, "float32") != fingerprint(sound, "bfloat16")
+    assert fingerprint(sound, "bfloat16") == fingerprint(short, "bfloat16")

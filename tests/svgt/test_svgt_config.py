@@ -103,6 +103,8 @@ def test_the_bridge_needs_a_block_above_it() -> None:
     config.validate_for(n_layers=5, d_model=64, backbone="tiny")
     with pytest.raises(ConfigError, match=r"layer = 3 is out of range for tiny .* choose 0 to 2"):
         config.validate_for(n_layers=4, d_model=64, backbone="tiny")
+    with pytest.raises(ConfigError, match=r"tiny has one block: .* two blocks or more"):
+        config.validate_for(n_layers=1, d_model=64, backbone="tiny")
     with pytest.raises(ConfigError, match="width 64, but tiny has width 96"):
         config.validate_for(n_layers=5, d_model=96, backbone="tiny")
     with pytest.raises(ConfigError, match="score_layer = 5"):

@@ -23,6 +23,10 @@ _ENCODERS = ("Bert", "Roberta", "Electra", "XLM", "XLNet", "Camembert", "RemBert
 _DECODERS = "a decoder-only language model (GPT, Llama, Qwen, Mistral, ...)"
 _INDEX = "model.safetensors.index.json"
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_CONVERT = (
+    "take a checkpoint with safetensors, or convert one you trust with "
+    "from_pretrained(...).save_pretrained(...) of transformers"
+)
 _OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
@@ -185,8 +189,7 @@ def no_safetensors(name: str, pickled: bool) -> BackboneError:
         return BackboneError(f"{name} has no model.safetensors: download or export it again")
     return BackboneError(
         f"{name} has no model.safetensors, and pickled weights (.bin, .pt) are not read, for they "
-        "can run code: take a checkpoint with safetensors, or convert one you trust with "
-        "from_pretrained(...).save_pretrained(...) of transformers"
+        f"can run code: {_CONVERT}"
     )
 
 
@@ -233,9 +236,13 @@ def unreachable(name: str, source: str, error: Exception) -> BackboneError:
             f"the Hugging Face hub has no model '{name}', or it is private: check the id, and for "
             "a private one run `hf auth login`, or set HF_TOKEN"
         )
-    if ".safetensors" in str(error):
-        return no_safetensors(name, pickled=True)
     offline = [variable for variable in _OFFLINE if os.environ.get(variable, "0") not in ("", "0")]
+    if ".safetensors" in str(error) and not offline:
+        return BackboneError(
+            f"no safetensors of {name} could be fetched. Either it has none, and pickled weights "
+            f"are not read, for they can run code: {_CONVERT}. Or the network does not answer: "
+            f"where there is one, run `hf download {source}`"
+        )
     why = f"{offline[0]} is set" if offline else "the network does not answer, or the id is wrong"
     return BackboneError(
         f"'{name}' is neither an embedded backbone ({', '.join(EMBEDDED)}) nor a folder nor in the "

@@ -49,7 +49,7 @@ from workbench.backbone.multimodal import (
 )
 from workbench.backbone.placement import AUTO, DeviceMap, check_spread, parse_device, parse_map
 from workbench.backbone.protocol import Backbone
-from workbench.backbone.self_check import check_wrapped, plain_logits
+from workbench.backbone.self_check import TESTED, check_wrapped, plain_logits
 from workbench.backbone.special_tokens import check_special_tokens
 from workbench.backbone.transformer_lens import TransformerLensBackbone
 from workbench.errors import BackboneError, MemoryLimitError, WorkbenchWarning
@@ -125,8 +125,9 @@ def load_backbone(
                     "taken out of it on NDIF: load it on this machine"
                 )
             config = text_config(config)
+        stated = _context_length(name, config)
         if n_ctx is not None:
-            _check_extension(name, config, n_ctx)
+            _check_extension(name, config, stated, n_ctx)
         if remote:
             if not isinstance(wanted, torch.device):
                 raise BackboneError("a remote model has no devices here: leave the device out")
@@ -498,9 +499,8 @@ def _keep_number_type(bridge: TransformerBridge, dtype: torch.dtype) -> None:
                 point.register_forward_hook(lambda _module, _inputs, rotated: rotated.to(dtype))
 
 
-def _check_extension(name: str, config: PretrainedConfig, n_ctx: int) -> None:
+def _check_extension(name: str, config: PretrainedConfig, stated: int, n_ctx: int) -> None:
     """Positions beyond the stated ones exist only where they are computed, not looked up."""
-    stated = _context_length(name, config)
     if n_ctx < 1:
         raise BackboneError(f"{n_ctx} positions asked of {name}: ask for at least 1")
     if n_ctx > stated and not _counts_on(config):
@@ -540,9 +540,10 @@ def _context_length(name: str, config: PretrainedConfig) -> int:
     known = [int(length) for length in lengths if length]
     if not known:
         raise BackboneError(
-            f"the config.json of {name} ({config.model_type}) states no context length: write "
-            "max_position_embeddings, the number of positions it was trained on, into the "
-            "config.json of a copy of the checkpoint, and load that folder"
+            f"the config.json of {name} ({config.model_type}) states no context length, as those "
+            "of models that know distance by a bias on their attention alone (ALiBi). Slots need "
+            f"positions: take a model of {', '.join(TESTED)}; if this one has positions, write "
+            "max_position_embeddings into the config.json of a copy, and load that folder"
         )
     return min(known)
 
