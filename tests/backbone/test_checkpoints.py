@@ -302,9 +302,7 @@ def test_a_command_that_runs_out_of_memory_ends_in_one_line(
 
 
 @pytest.mark.parametrize("backend", ["transformer-lens", "nnsight"])
-def test_a_model_without_positions(
-    folder: Path, says: Callable[..., str], backend: str
-) -> None:
+def test_a_model_without_positions(folder: Path, says: Callable[..., str], backend: str) -> None:
     edit(folder, "config.json", model_type="bloom", architectures=["BloomForCausalLM"])
     content = json.loads((folder / "config.json").read_text())
     del content["max_position_embeddings"]
@@ -315,9 +313,7 @@ def test_a_model_without_positions(
         assert "take a model of gpt2, qwen2" in message
 
 
-def test_device_auto_without_cards_is_said(
-    sound: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_device_auto_without_cards_is_said(sound: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from workbench.backbone import load_backbone
     from workbench.errors import WorkbenchWarning
 
@@ -328,7 +324,7 @@ def test_device_auto_without_cards_is_said(
 
 
 def test_weights_stored_short_have_one_fingerprint(sound: Path, tmp_path: Path) -> None:
-    """Stored in bfloat16 they are the same numbers in both types; stored in float32 they are not."""
+    """Stored in bfloat16 they are the same in both types; stored in float32 they are not."""
     from workbench.backbone import load_backbone
 
     short = Path(shutil.copytree(sound, tmp_path / "short"))
