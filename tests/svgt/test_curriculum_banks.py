@@ -1,6 +1,6 @@
 """States that are read once and padded again are the very states of each text on its own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,7 @@ from workbench.backbone.protocol import TokenBatch
 from workbench.data.example import Conversation, Message
 from workbench.data.training import LabelledPair, LabelledPrompt
 from workbench.errors import ContextLengthError
+from workbench.evaluation.leaderboard.costs import LiveTensors
 from workbench.svgt.curriculum import state_bank
 from workbench.svgt.curriculum.state_bank import (
     PromptBank,
@@ -97,7 +98,7 @@ def pairs() -> list[LabelledPair]:
 
 @pytest.fixture(autouse=True)
 def _several_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(state_bank, "_READ_AT_ONCE", 4)  # the sets span three reads
+    monkeypatch.setattr(state_bank, "_TOKENISED_AT_ONCE", 4)  # the sets span three reads
 
 
 def assert_same(found: Tensor, expected: Tensor) -> None:
@@ -174,6 +175,122 @@ def test_a_pair_that_does_not_fit_the_context_is_an_error_with_numbers(
     half = " ".join(["t1"] * (backbone.n_ctx // 2))
     with pytest.raises(ContextLengthError, match=rf"{N_SLOTS} slots.*{backbone.n_ctx}"):
         bank_pairs(backbone, [LabelledPair(asked(half), half, True)], layer=LAYER, n_slots=N_SLOTS)
+
+
+# -------------------------------------------------------------------------------------- memory
+
+
+@pytest.fixture
+def many() -> list[LabelledPrompt]:
+    rng = np.random.default_rng(2)
+    return [LabelledPrompt(asked(words(rng, 20)), bool(i % 2)) for i in range(300)]
+
+
+def passes(backbone: TransformerLensBackbone, monkeypatch: pytest.MonkeyPatch) -> list[TokenBatch]:
+    """What the backbone is given from now on, pass by pass."""
+    seen: list[TokenBatch] = []
+    run_blocks = backbone.run_blocks
+
+    def watched(ids: Tensor, *, mask: Tensor, **rest: object) -> None:
+        seen.append(TokenBatch(ids, mask))
+        run_blocks(ids, mask=mask, **rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(backbone, "run_blocks", watched)
+    return seen
+
+
+def test_a_bank_is_bit_for_bit_what_reading_256_texts_by_64_gives(
+    backbone: TransformerLensBackbone, many: list[LabelledPrompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shipped modules were trained on such states: the passes are the same, and so the last bit."""
+    monkeypatch.setattr(state_bank, "_TOKENISED_AT_ONCE", 256)
+    seen = passes(backbone, monkeypatch)
+    bank = bank_prompts(backbone, many, LAYERS)
+    given = [batch.ids for batch in seen]
+    seen.clear()
+    for layer in LAYERS:
+        parts = []
+        for start in range(0, len(many), 256):
+            batch = backbone.encode([row.prompt for row in many[start : start + 256]])
+            parts.append(backbone.read_states(batch, LAYERS, batch_size=64)[layer][batch.mask])
+        assert torch.equal(bank.states[layer].tokens, torch.cat(parts))
+    assert [len(ids) for ids in given] == [64, 64, 64, 64, 44]
+    again = [batch.ids for batch in seen[: len(given)]]
+    assert all(torch.equal(ids, other) for ids, other in zip(given, again, strict=True))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_no_pass_holds_more_texts_than_the_batch_size(
+    backbone: TransformerLensBackbone,
+    prompts: list[LabelledPrompt],
+    pairs: list[LabelledPair],
+    monkeypatch: pytest.MonkeyPatch,
+    batch_size: int,
+) -> None:
+    usual = (
+        bank_prompts(backbone, prompts, LAYERS),
+        bank_pairs(backbone, pairs, layer=LAYER, n_slots=N_SLOTS),
+    )
+    seen = passes(backbone, monkeypatch)
+    found = (
+        bank_prompts(backbone, prompts, LAYERS, batch_size=batch_size),
+        bank_pairs(backbone, pairs, layer=LAYER, n_slots=N_SLOTS, batch_size=batch_size),
+    )
+    assert max(len(batch.ids) for batch in seen) == batch_size
+    assert sum(len(batch.ids) for batch in seen) == len(prompts) + len(pairs)
+    for layer in LAYERS:
+        assert_same(found[0].states[layer].tokens, usual[0].states[layer].tokens)
+    assert_same(found[1].prompt.tokens, usual[1].prompt.tokens)
+    assert_same(found[1].response.tokens, usual[1].response.tokens)
+
+
+def test_long_texts_are_read_fewer_at_a_time(
+    backbone: TransformerLensBackbone, many: list[LabelledPrompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """States and attention scores of every pass stay within the budget, and no text is lost."""
+    usual = bank_prompts(backbone, many, LAYERS)
+    budget = 200_000
+    monkeypatch.setattr("workbench.backbone.frozen._PASS_BYTES", budget)
+    seen = passes(backbone, monkeypatch)
+    found = bank_prompts(backbone, many, LAYERS)
+    for batch in seen:
+        rows, width = batch.ids.shape
+        numbers = rows * width * (len(LAYERS) * backbone.d_model + backbone.n_heads * width)
+        assert 4 * numbers <= budget or rows == 1
+    assert sum(len(batch.ids) for batch in seen) == len(many)
+    for layer in LAYERS:
+        assert_same(found.states[layer].tokens, usual.states[layer].tokens)
+
+
+def peak(task: Callable[[], object]) -> int:
+    """Bytes of live tensors at most, over those that the task leaves behind."""
+    with LiveTensors() as live:
+        kept = task()
+    left = sum(t.nbytes for t in kept) if isinstance(kept, list) else 0
+    return live.peak - left
+
+
+def test_memory_of_reading_does_not_grow_with_the_number_of_texts(
+    backbone: TransformerLensBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the bank itself; what reads all texts into one tensor grows with them."""
+    budget = 100_000
+    monkeypatch.setattr("workbench.backbone.frozen._PASS_BYTES", budget)
+    monkeypatch.setattr(state_bank, "_TOKENISED_AT_ONCE", 256)
+    text = " ".join(f"t{i}" for i in range(40))
+    weights = sum(p.nbytes for p in backbone._root.parameters())
+
+    def bank(n: int) -> list[Tensor]:
+        prompts = [LabelledPrompt(asked(text), bool(i % 2)) for i in range(n)]
+        return [kept.tokens for kept in bank_prompts(backbone, prompts, LAYERS).states.values()]
+
+    few, more = peak(lambda: bank(16)), peak(lambda: bank(256))
+    ids = 256 * 42 * (8 + 1)
+    assert more - few < 3 * ids  # token ids, masks and places, not states
+    assert few - weights < 5 * budget  # what a block computes on the way comes on top of the states
+    batch = backbone.encode([asked(text)] * 256)
+    whole = peak(lambda: backbone.read_states(batch, LAYERS))
+    assert whole - few > 256 * 40 * len(LAYERS) * backbone.d_model * 4 - budget
 
 
 # ---------------------------------------------------------------------------------- statistics

@@ -244,8 +244,8 @@ def test_states_are_read_where_the_configuration_says(
 ) -> None:
     read: list[dict[str, object]] = []
 
-    def bank_prompts(_: object, rows: object, layers: object) -> object:
-        read.append({"prompts": list(layers)})  # type: ignore[call-overload]
+    def bank_prompts(_: object, rows: object, layers: object, *, batch_size: int) -> object:
+        read.append({"prompts": list(layers), "by": batch_size})  # type: ignore[call-overload]
         return state_bank.bank_prompts(backbone, rows, layers)  # type: ignore[arg-type]
 
     def bank_pairs(_: object, rows: object, **where: int) -> object:
@@ -260,7 +260,10 @@ def test_states_are_read_where_the_configuration_says(
         trigger=replace(MODULE.trigger, layers=(-1, 0)),
     )
     train(backbone, module=apart)
-    expected = [{"prompts": [-1, 0, 1, 2]}, {"pairs": {"layer": 2, "n_slots": 2}}]
+    expected = [
+        {"prompts": [-1, 0, 1, 2], "by": 64},
+        {"pairs": {"layer": 2, "n_slots": 2, "batch_size": 64}},
+    ]
     assert read == expected * 2  # once for training, once for validation, whatever the epochs
 
 

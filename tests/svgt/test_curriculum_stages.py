@@ -432,12 +432,12 @@ def test_a_gate_that_is_shut_teaches_the_bridge_nothing(backbone: TransformerLen
 
 
 def test_validation_does_not_depend_on_how_it_is_batched(
-    backbone: TransformerLensBackbone, monkeypatch: pytest.MonkeyPatch
+    backbone: TransformerLensBackbone,
 ) -> None:
     task = bridge_stage(backbone)
     task.module.eval()
     at_once = task.validate()
-    monkeypatch.setattr("workbench.svgt.curriculum.stages._EVALUATION_BATCH", 5)
+    task.batch_size = 5
     in_parts = task.validate()
     for name in ("ce", "safety"):
         assert in_parts[name] == pytest.approx(at_once[name], rel=1e-5)

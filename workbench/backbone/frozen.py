@@ -7,7 +7,7 @@ that watch and change a forward pass, logits, and a pass that stops early.
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +33,7 @@ from workbench.backbone.protocol import (
     ResidualEdit,
     ScoreEdit,
     TokenBatch,
+    VisitStates,
     pad_rows,
     positions_from_mask,
 )
@@ -43,6 +44,8 @@ from workbench.errors import BackboneError, ContextLengthError, HookError
 TRANSFORMER_LENS, NNSIGHT = "transformer-lens", "nnsight"
 BACKENDS = (TRANSFORMER_LENS, NNSIGHT)
 """Libraries that watch a model's forward pass; the first is the default."""
+_PASS_BYTES = 1 << 30
+"""Bytes of states and attention scores that one pass of a reading may hold on the device."""
 _NORMS_AFTER = {"post_feedforward_layernorm", "post_self_attn_layernorm", "post_mlp_layernorm"}
 """Norms between a sublayer and the residual stream, as Gemma 2 and 3, OLMo 2 and GLM 4 call them;
 all of these norm both sublayers."""
@@ -526,35 +529,86 @@ class FrozenBackbone(ABC):
         Args:
             batch: The rows; padding may stand on either side.
             layers: Blocks whose output is wanted; -1 stands for the embeddings.
-            batch_size: Rows a forward pass.
+            batch_size: Most rows a forward pass; fewer where texts are long, see ``visit_states``.
             position_ids: Positions; by default counted from 0 at the first real token.
 
         Returns:
             By layer, float32 on the backbone's device, zero at padded places.
         """
+        self._check_layers(layers)
+        shape = (*batch.ids.shape, self.d_model)
+        states = {layer: torch.zeros(shape, device=self.device) for layer in layers}
+
+        def keep(rows: Tensor, columns: slice, found: Mapping[int, Tensor]) -> None:
+            mask = batch.mask[rows, columns].to(self.device)
+            for layer, whole in states.items():
+                whole[rows, columns] = found[layer].float() * mask[..., None]
+
+        self.visit_states(batch, layers, keep, batch_size=batch_size, position_ids=position_ids)
+        return states
+
+    @torch.no_grad()
+    def visit_states(
+        self,
+        batch: TokenBatch,
+        layers: Sequence[int],
+        visit: VisitStates,
+        *,
+        batch_size: int = 64,
+        position_ids: Int[Tensor, "batch seq"] | None = None,
+    ) -> None:
+        """Residuals of many rows, shown a pass at a time, so that no more than a pass is held.
+
+        The passes are those of ``read_states``: rows of similar length, ``batch_size`` of them, or
+        as many as keep the states of a pass and its attention scores within 1 GiB of the device.
+
+        Args:
+            batch: The rows; padding may stand on either side.
+            layers: Blocks whose output is wanted; -1 stands for the embeddings.
+            visit: Called after every pass with the indices of its rows, its columns, and by layer
+                the states there, (row, column, d_model) in the backbone's number type, meaningless
+                at padding.
+            batch_size: Most rows a forward pass.
+            position_ids: Positions; by default counted from 0 at the first real token.
+        """
+        self._check_layers(layers)
         if not layers:
-            return {}
+            return
+        a_token = self.d_model * len(set(layers))
+
+        def fitting(width: int) -> int:
+            """Rows of this width within the budget, at four bytes a number."""
+            return max(1, _PASS_BYTES // (4 * width * (a_token + self.n_heads * width)))
+
+        for rows, columns in _buckets(batch.mask, batch_size, fitting):
+            self._visit_pass(batch, sorted(set(layers)), visit, rows, columns, position_ids)
+
+    def _visit_pass(
+        self,
+        batch: TokenBatch,
+        layers: Sequence[int],
+        visit: VisitStates,
+        rows: Tensor,
+        columns: slice,
+        position_ids: Tensor | None,
+    ) -> None:
+        """One pass; what it captured ends with this frame, before the next pass begins."""
+        with self.capture(layers) as captured:
+            self.run_blocks(
+                batch.ids[rows, columns].to(self.device),
+                mask=batch.mask[rows, columns].to(self.device),
+                position_ids=None if position_ids is None else position_ids[rows, columns],
+                last_layer=max(layers),
+            )
+        visit(rows, columns, captured)
+
+    def _check_layers(self, layers: Sequence[int]) -> None:
         for layer in layers:
             if not EMBEDDING_LAYER <= layer < self.n_layers:
                 raise HookError(
                     f"there is no layer {layer}: {self.name} has layers 0 to {self.n_layers - 1}, "
                     "and -1 for the embeddings"
                 )
-        shape = (*batch.ids.shape, self.d_model)
-        states = {layer: torch.zeros(shape, device=self.device) for layer in layers}
-        for rows, columns in _buckets(batch.mask, batch_size):
-            mask = batch.mask[rows, columns].to(self.device)
-            positions = None if position_ids is None else position_ids[rows, columns]
-            with self.capture(sorted(states)) as captured:
-                self.run_blocks(
-                    batch.ids[rows, columns].to(self.device),
-                    mask=mask,
-                    position_ids=positions,
-                    last_layer=max(states),
-                )
-            for layer, whole in states.items():
-                whole[rows, columns] = captured[layer].float() * mask[..., None]
-        return states
 
 
 def _frozen_norm(
@@ -583,11 +637,23 @@ def _frozen_norm(
 
 
 def _buckets(
-    mask: Bool[Tensor, "batch seq"], batch_size: int
+    mask: Bool[Tensor, "batch seq"], batch_size: int, fitting: Callable[[int], int]
 ) -> Iterator[tuple[Int[Tensor, "row"], slice]]:
-    """Rows by length in groups, with the columns that hold any of their tokens."""
+    """Rows by length in groups, with the columns that hold any of their tokens.
+
+    A group that is too large at its width is parted.
+    """
     order = mask.sum(dim=1).argsort(stable=True)
-    for rows in torch.split(order, batch_size):
-        used = mask[rows].any(dim=0).nonzero()
-        if len(used):
-            yield rows, slice(int(used[0]), int(used[-1]) + 1)
+    for group in torch.split(order, batch_size):
+        used = _used(mask, group)
+        if used.start < used.stop:
+            for rows in torch.split(group, fitting(used.stop - used.start)):
+                columns = _used(mask, rows)
+                if columns.start < columns.stop:
+                    yield rows, columns
+
+
+def _used(mask: Bool[Tensor, "batch seq"], rows: Int[Tensor, "row"]) -> slice:
+    """The columns that hold any token of these rows; an empty slice where none does."""
+    used = mask[rows].any(dim=0).nonzero()
+    return slice(int(used[0]), int(used[-1]) + 1) if len(used) else slice(0, 0)

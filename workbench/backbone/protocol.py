@@ -27,6 +27,8 @@ ScoreEdit = Callable[
     [Float[Tensor, "batch head query key"], int], Float[Tensor, "batch head query key"]
 ]
 HiddenKeys = Callable[[], Bool[Tensor, "..."]]
+VisitStates = Callable[[Int[Tensor, " row"], slice, Mapping[int, Tensor]], None]
+"""Gets the indices of a pass's rows, its columns, and states by layer: (row, column, d_model)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,4 +289,16 @@ class Backbone(Protocol):
         position_ids: Int[Tensor, "batch seq"] | None = None,
     ) -> dict[int, Float[Tensor, "batch seq d_model"]]:
         """Residuals of many rows in float32, zero at padded places, without a graph."""
+        ...
+
+    def visit_states(
+        self,
+        batch: TokenBatch,
+        layers: Sequence[int],
+        visit: VisitStates,
+        *,
+        batch_size: int = 64,
+        position_ids: Int[Tensor, "batch seq"] | None = None,
+    ) -> None:
+        """The same in the backbone's number type, shown a pass at a time."""
         ...

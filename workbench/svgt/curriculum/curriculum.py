@@ -28,7 +28,12 @@ from workbench.svgt.curriculum.stages import (
     UnconditionalStage,
     tokenise_targets,
 )
-from workbench.svgt.curriculum.state_bank import PromptBank, bank_pairs, bank_prompts
+from workbench.svgt.curriculum.state_bank import (
+    BATCH_SIZE,
+    PromptBank,
+    bank_pairs,
+    bank_prompts,
+)
 from workbench.svgt.origin import identify
 from workbench.svgt.trigger import WindowedTrigger
 from workbench.svgt.value_module import Part, ValueModule
@@ -72,11 +77,17 @@ def _selection(row: Mapping[str, object]) -> float:
     return float(str(row["selection"]))
 
 
-def _read_banks(backbone: Backbone, config: SVGTConfig, data: ValueData) -> Banks:
+def _read_banks(backbone: Backbone, config: SVGTConfig, data: ValueData, batch_size: int) -> Banks:
     layers = sorted({*config.trigger_layers, config.encoder_layer, config.layer})
     return Banks(
-        bank_prompts(backbone, data.prompts, layers),
-        bank_pairs(backbone, data.pairs, layer=config.encoder_layer, n_slots=config.n_bridge),
+        bank_prompts(backbone, data.prompts, layers, batch_size=batch_size),
+        bank_pairs(
+            backbone,
+            data.pairs,
+            layer=config.encoder_layer,
+            n_slots=config.n_bridge,
+            batch_size=batch_size,
+        ),
     )
 
 
@@ -115,6 +126,7 @@ def train_value_module(
     measure_harm: MeasureHarm | None = None,
     sample_responses: SampleResponses | None = None,
     earlier: ValueModule | None = None,
+    batch_size: int = BATCH_SIZE,
     on_event: OnEvent = lambda event: None,
 ) -> TrainedModule:
     """Train a value module for a frozen backbone.
@@ -134,6 +146,8 @@ def train_value_module(
         earlier: A module trained on the same data with the same seed, whose stages 1 and 2 are
             taken over: only stage 3 runs. Where nothing but stage 3 is configured differently the
             result is that of a whole training, bit for bit.
+        batch_size: Texts that the backbone reads, and the module scores, at a time. What a step of
+            a stage learns from is that stage's own ``batch_size``.
         on_event: Told of every step.
 
     Raises:
@@ -155,14 +169,18 @@ def train_value_module(
         to_run = [name for name in STAGES if name in curriculum.stages]
         tasks: dict[StageName, StageTask] = {}
         if earlier is None:
-            banks = _read_banks(backbone, config, train)
+            banks = _read_banks(backbone, config, train, batch_size)
             _start_from_data(module, banks.prompts)
             if set(to_run) & set(_READ_FROM_BANKS):
-                held_out = _read_banks(backbone, config, validation)
-                tasks["unconditional"] = UnconditionalStage(module, curriculum, banks, held_out)
-                tasks["conditional"] = ConditionalStage(module, curriculum, banks, held_out)
+                held_out = _read_banks(backbone, config, validation, batch_size)
+                given = (module, curriculum, banks, held_out)
+                tasks["unconditional"] = UnconditionalStage(*given, batch_size=batch_size)
+                tasks["conditional"] = ConditionalStage(*given, batch_size=batch_size)
         else:
-            _start_from_data(module, bank_prompts(backbone, train.prompts, module.capture_layers))
+            prompts = bank_prompts(
+                backbone, train.prompts, module.capture_layers, batch_size=batch_size
+            )
+            _start_from_data(module, prompts)
             _take_over(module, earlier)
             to_run = [name for name in to_run if name not in _READ_FROM_BANKS]
         module.to(backbone.device)
@@ -175,6 +193,7 @@ def train_value_module(
             tokenise_targets(backbone, validation.targets, with_harmful=contrastive),
             measure_harm,
             sample_responses,
+            batch_size=batch_size,
         )
         state = _run(
             {name: tasks[name] for name in to_run}, module, file, seed=seed, on_event=on_event

@@ -22,7 +22,7 @@ from workbench.data.training import SafeTarget
 from workbench.errors import ConfigError, DataError
 from workbench.svgt.curriculum.recipe import CurriculumConfig, StageConfig, StageName
 from workbench.svgt.curriculum.sampling import StepSampler
-from workbench.svgt.curriculum.state_bank import PairBank, PromptBank, PromptBatch
+from workbench.svgt.curriculum.state_bank import BATCH_SIZE, PairBank, PromptBank, PromptBatch
 from workbench.svgt.objectives import (
     IGNORED,
     BridgeLoss,
@@ -39,7 +39,6 @@ from workbench.svgt.value_space import last_valid
 SampleResponses = Callable[[ValueModule, TokenBatch, int], TokenBatch]
 """Draws responses (right-padded) to encoded prompts under a value module, from a seed."""
 
-_EVALUATION_BATCH = 64
 _VALIDATION_SEED = 0
 _NEW_IN_STAGE_2: tuple[str, ...] = (
     "prompt_projection",
@@ -59,13 +58,19 @@ class LearningGroup:
 
 
 class StageTask(ABC):
-    """One stage on one training and one validation set."""
+    """One stage on one training and one validation set.
+
+    Validation reads ``batch_size`` examples at a time; a step, as many as the stage's settings say.
+    """
 
     name: StageName
 
-    def __init__(self, module: ValueModule, config: CurriculumConfig) -> None:
+    def __init__(
+        self, module: ValueModule, config: CurriculumConfig, *, batch_size: int = BATCH_SIZE
+    ) -> None:
         self.module = module
         self.config = config
+        self.batch_size = batch_size
 
     @property
     def stage(self) -> StageConfig:
@@ -131,16 +136,18 @@ def classification_metrics(
 
 
 def in_batches(
-    n: int, score: Callable[[Int[Tensor, " batch"]], Float[Tensor, " batch"]]
+    n: int,
+    score: Callable[[Int[Tensor, " batch"]], Float[Tensor, " batch"]],
+    batch_size: int = BATCH_SIZE,
 ) -> Float[Tensor, " n"]:
     """Score ``n`` rows without gradients, some at a time; the scores stand on the CPU."""
     with torch.no_grad():
-        return torch.cat(
-            [score(index).cpu() for index in torch.split(torch.arange(n), _EVALUATION_BATCH)]
-        )
+        return torch.cat([score(index).cpu() for index in torch.split(torch.arange(n), batch_size)])
 
 
-def unconditional_scores(module: ValueModule, bank: PairBank) -> Float[Tensor, " n"]:
+def unconditional_scores(
+    module: ValueModule, bank: PairBank, batch_size: int = BATCH_SIZE
+) -> Float[Tensor, " n"]:
     """Scores of responses read on their own, with the stage-1 pathway."""
 
     def score(index: Int[Tensor, " batch"]) -> Tensor:
@@ -150,10 +157,12 @@ def unconditional_scores(module: ValueModule, bank: PairBank) -> Float[Tensor, "
         )
         return scored
 
-    return in_batches(len(bank), score)
+    return in_batches(len(bank), score, batch_size)
 
 
-def conditional_scores(module: ValueModule, bank: PairBank) -> Float[Tensor, " n"]:
+def conditional_scores(
+    module: ValueModule, bank: PairBank, batch_size: int = BATCH_SIZE
+) -> Float[Tensor, " n"]:
     """Scores of responses read with their prompts."""
 
     def score(index: Int[Tensor, " batch"]) -> Tensor:
@@ -162,10 +171,12 @@ def conditional_scores(module: ValueModule, bank: PairBank) -> Float[Tensor, " n
             rows.prompt, rows.response, rows.prompt_mask, rows.response_mask
         )
 
-    return in_batches(len(bank), score)
+    return in_batches(len(bank), score, batch_size)
 
 
-def trigger_scores(module: ValueModule, bank: PromptBank) -> Float[Tensor, " n"]:
+def trigger_scores(
+    module: ValueModule, bank: PromptBank, batch_size: int = BATCH_SIZE
+) -> Float[Tensor, " n"]:
     """Scores of prompts read with the trigger pathway, which decides about the bridge."""
 
     def score(index: Int[Tensor, " batch"]) -> Tensor:
@@ -175,7 +186,7 @@ def trigger_scores(module: ValueModule, bank: PromptBank) -> Float[Tensor, " n"]
         )
         return scored
 
-    return in_batches(len(bank), score)
+    return in_batches(len(bank), score, batch_size)
 
 
 def _ambiguous_auroc(score: Tensor, bank: PairBank) -> float:
@@ -197,9 +208,15 @@ class UnconditionalStage(StageTask):
     name = "unconditional"
 
     def __init__(
-        self, module: ValueModule, config: CurriculumConfig, train: Banks, validation: Banks
+        self,
+        module: ValueModule,
+        config: CurriculumConfig,
+        train: Banks,
+        validation: Banks,
+        *,
+        batch_size: int = BATCH_SIZE,
     ) -> None:
-        super().__init__(module, config)
+        super().__init__(module, config, batch_size=batch_size)
         self.layer = module.config.encoder_layer
         self.train, self.validation = train, validation
 
@@ -232,7 +249,7 @@ class UnconditionalStage(StageTask):
     def losses(self, sampler: StepSampler) -> Mapping[str, Tensor]:
         """BCE of the unconditional score."""
         drawn = sampler.draw(self.n_examples, self.stage.batch_size)
-        rows = self.train.prompts.rows(drawn).to(self.module.device)
+        rows = self.train.prompts.rows(drawn, [self.layer]).to(self.module.device)
         return {
             "total": _smoothed_bce(self._scores(rows), rows.labels, self.config.label_smoothing)
         }
@@ -242,11 +259,13 @@ class UnconditionalStage(StageTask):
         bank = self.validation.prompts
         metrics = classification_metrics(
             in_batches(
-                len(bank), lambda index: self._scores(bank.rows(index).to(self.module.device))
+                len(bank),
+                lambda index: self._scores(bank.rows(index, [self.layer]).to(self.module.device)),
+                self.batch_size,
             ),
             bank.labels,
         )
-        on_pairs = unconditional_scores(self.module, self.validation.pairs)
+        on_pairs = unconditional_scores(self.module, self.validation.pairs, self.batch_size)
         return {
             **metrics,
             "response_auroc": auroc(on_pairs, self.validation.pairs.labels),
@@ -261,9 +280,15 @@ class ConditionalStage(StageTask):
     name = "conditional"
 
     def __init__(
-        self, module: ValueModule, config: CurriculumConfig, train: Banks, validation: Banks
+        self,
+        module: ValueModule,
+        config: CurriculumConfig,
+        train: Banks,
+        validation: Banks,
+        *,
+        batch_size: int = BATCH_SIZE,
     ) -> None:
-        super().__init__(module, config)
+        super().__init__(module, config, batch_size=batch_size)
         self.train, self.validation = train, validation
 
     @property
@@ -320,10 +345,10 @@ class ConditionalStage(StageTask):
     def validate(self) -> dict[str, float]:
         """Metrics of the conditional score, of ambiguous responses, and of the trigger."""
         pairs, prompts = self.validation.pairs, self.validation.prompts
-        score = conditional_scores(self.module, pairs)
+        score = conditional_scores(self.module, pairs, self.batch_size)
         metrics = classification_metrics(score, pairs.labels)
         trigger = classification_metrics(
-            trigger_scores(self.module, prompts), prompts.labels, "trigger_"
+            trigger_scores(self.module, prompts, self.batch_size), prompts.labels, "trigger_"
         )
         return {
             **metrics,
@@ -477,8 +502,10 @@ class BridgeStage(StageTask):
         validation: TokenisedTargets,
         measure_harm: Callable[[ValueModule], Mapping[str, float]] | None,
         sample_responses: SampleResponses | None = None,
+        *,
+        batch_size: int = BATCH_SIZE,
     ) -> None:
-        super().__init__(module, config)
+        super().__init__(module, config, batch_size=batch_size)
         if config.safety.kind == "on-policy" and sample_responses is None:
             raise ConfigError(
                 "safety.kind = 'on-policy' scores what the guided model says, and this training "
@@ -524,7 +551,7 @@ class BridgeStage(StageTask):
         """The three terms, and the harm rate of generated text where it can be judged."""
         sums: dict[str, float] = {}
         with torch.no_grad():
-            for index in torch.split(torch.arange(len(self.validation)), _EVALUATION_BATCH):
+            for index in torch.split(torch.arange(len(self.validation)), self.batch_size):
                 rows = self.validation.rows(index)
                 own = self._own_responses(rows, _VALIDATION_SEED)
                 loss = bridge_loss(self.module, self.backbone, rows, self.config, own)

@@ -3,12 +3,13 @@
 Stages 1 and 2 only ever read states that do not depend on what is trained, so the backbone runs
 once over every text, whatever the number of epochs. Only real tokens are kept; padding is added
 again for the few rows that a step looks at. Banks stay in the computer's own memory, which is
-larger than a graphics card's: a step's rows go to the module's device when they are looked at.
+larger than a graphics card's: the states of every pass go there before the next pass begins, and a
+step's rows go to the module's device when they are looked at.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,7 +19,11 @@ from workbench.backbone.protocol import Backbone, TokenBatch
 from workbench.data.training import LabelledPair, LabelledPrompt
 from workbench.svgt.slots import slot_positions
 
-_READ_AT_ONCE = 256
+_Row = TypeVar("_Row")
+BATCH_SIZE = 64
+"""Texts that the backbone reads at a time, unless it is told otherwise."""
+_TOKENISED_AT_ONCE = 256
+"""Texts among which those of similar length are looked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,9 +81,12 @@ class PromptBank:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def rows(self, index: Int[Tensor, " batch"]) -> PromptBatch:
-        """Some prompts as a batch."""
-        padded = {layer: kept.padded(index, "left") for layer, kept in self.states.items()}
+    def rows(
+        self, index: Int[Tensor, " batch"], layers: Sequence[int] | None = None
+    ) -> PromptBatch:
+        """Some prompts as a batch, with their states of some layers, or of all."""
+        chosen = self.states if layers is None else layers
+        padded = {layer: self.states[layer].padded(index, "left") for layer in chosen}
         mask = next(iter(padded.values()))[1]
         return PromptBatch(
             {layer: states for layer, (states, _) in padded.items()}, mask, self.labels[index]
@@ -157,63 +165,134 @@ class PairBank:
 
 
 def bank_prompts(
-    backbone: Backbone, prompts: Sequence[LabelledPrompt], layers: Sequence[int]
+    backbone: Backbone,
+    prompts: Sequence[LabelledPrompt],
+    layers: Sequence[int],
+    *,
+    batch_size: int = BATCH_SIZE,
 ) -> PromptBank:
-    """Run the backbone over labelled prompts and keep the states of some layers."""
-    tokens: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-    lengths: list[Tensor] = []
-    for start in range(0, len(prompts), _READ_AT_ONCE):
-        batch = backbone.encode([row.prompt for row in prompts[start : start + _READ_AT_ONCE]])
-        lengths.append(batch.lengths.cpu())
-        for layer, states in backbone.read_states(batch, layers).items():
-            tokens[layer].append(states[batch.mask].cpu())
-    counts = torch.cat(lengths)
+    """Run the backbone over labelled prompts and keep the states of some layers.
+
+    Args:
+        backbone: The frozen model.
+        prompts: The texts.
+        layers: Blocks whose output is kept; -1 stands for the embeddings.
+        batch_size: Most texts that the backbone reads at a time.
+    """
+    texts = [row.prompt for row in prompts]
+    read = [backbone.encode(part) for part in _parts(texts)]
+    shelf = _Shelf.for_texts(read, layers, backbone.d_model)
+    for batch in read:
+        _read_into({shelf: batch.mask}, backbone, batch, batch_size)
     return PromptBank(
-        {layer: TokenStates(torch.cat(parts), counts) for layer, parts in tokens.items()},
+        {layer: TokenStates(tokens, shelf.lengths) for layer, tokens in shelf.tokens.items()},
         torch.tensor([row.harmful for row in prompts], dtype=torch.float32),
     )
 
 
 def bank_pairs(
-    backbone: Backbone, pairs: Sequence[LabelledPair], *, layer: int, n_slots: int
+    backbone: Backbone,
+    pairs: Sequence[LabelledPair],
+    *,
+    layer: int,
+    n_slots: int,
+    batch_size: int = BATCH_SIZE,
 ) -> PairBank:
     """Run the backbone over labelled pairs and keep the states of one layer.
 
     Responses stand at positions M + K and on, as in guided decoding.
 
+    Args:
+        backbone: The frozen model.
+        pairs: The texts.
+        layer: The block whose output is kept.
+        n_slots: K, the positions left free between a prompt and its response.
+        batch_size: Most pairs that the backbone reads at a time.
+
     Raises:
         ContextLengthError: A prompt, the slots and its response exceed the context.
     """
-    kept: dict[str, list[Tensor]] = {"prompt": [], "response": []}
-    lengths: dict[str, list[Tensor]] = {"prompt": [], "response": []}
-    for start in range(0, len(pairs), _READ_AT_ONCE):
-        rows = pairs[start : start + _READ_AT_ONCE]
-        prompt = backbone.encode([row.prompt for row in rows])
-        response = backbone.encode_responses([row.response for row in rows])
-        states = _read_together(backbone, prompt, response, layer, n_slots)
+    prompts = [backbone.encode([row.prompt for row in part]) for part in _parts(pairs)]
+    replies = [[row.response for row in part] for part in _parts(pairs)]
+    responses = [backbone.encode_responses(part) for part in replies]
+    of_prompts = _Shelf.for_texts(prompts, [layer], backbone.d_model)
+    of_responses = _Shelf.for_texts(responses, [layer], backbone.d_model)
+    for prompt, response in zip(prompts, responses, strict=True):
+        longest = int((prompt.lengths + response.lengths).max())
+        backbone.check_context(longest, n_slots=n_slots, n_new=0)
+        together = TokenBatch(
+            torch.cat([prompt.ids, response.ids], dim=1),
+            torch.cat([prompt.mask, response.mask], dim=1),
+        )
+        positions = slot_positions(prompt.mask, n_slots, response.mask)
         width = prompt.ids.shape[1]
-        kept["prompt"].append(states[:, :width][prompt.mask].cpu())
-        kept["response"].append(states[:, width:][response.mask].cpu())
-        lengths["prompt"].append(prompt.lengths.cpu())
-        lengths["response"].append(response.lengths.cpu())
+        without_slots = torch.cat([positions[:, :width], positions[:, width + n_slots :]], dim=1)
+        is_prompt = torch.arange(together.ids.shape[1], device=together.mask.device) < width
+        wanted = {
+            of_prompts: together.mask & is_prompt,
+            of_responses: together.mask & ~is_prompt,
+        }
+        _read_into(wanted, backbone, together, batch_size, without_slots)
     return PairBank(
-        TokenStates(torch.cat(kept["prompt"]), torch.cat(lengths["prompt"])),
-        TokenStates(torch.cat(kept["response"]), torch.cat(lengths["response"])),
+        TokenStates(of_prompts.tokens[layer], of_prompts.lengths),
+        TokenStates(of_responses.tokens[layer], of_responses.lengths),
         torch.tensor([row.harmful for row in pairs], dtype=torch.float32),
         torch.tensor([row.ambiguous for row in pairs]),
     )
 
 
-def _read_together(
-    backbone: Backbone, prompt: TokenBatch, response: TokenBatch, layer: int, n_slots: int
-) -> Float[Tensor, "batch column d_model"]:
-    width = prompt.ids.shape[1]
-    longest = int((prompt.lengths + response.lengths).max())
-    backbone.check_context(longest, n_slots=n_slots, n_new=0)
-    positions = slot_positions(prompt.mask, n_slots, response.mask)
-    together = TokenBatch(
-        torch.cat([prompt.ids, response.ids], dim=1),
-        torch.cat([prompt.mask, response.mask], dim=1),
-    )
-    without_slots = torch.cat([positions[:, :width], positions[:, width + n_slots :]], dim=1)
-    return backbone.read_states(together, [layer], position_ids=without_slots)[layer]
+@dataclass(eq=False)
+class _Shelf:
+    """Room for the states of texts, filled batch by batch.
+
+    Attributes:
+        tokens: By layer, one row a token.
+        lengths: Tokens of each text.
+        filled: Tokens of the batches before.
+    """
+
+    tokens: Mapping[int, Float[Tensor, "token d_model"]]
+    lengths: Int[Tensor, " n"]
+    filled: int = 0
+
+    @classmethod
+    def for_texts(
+        cls, batches: Sequence[TokenBatch], layers: Sequence[int], d_model: int
+    ) -> "_Shelf":
+        """Room for every token of some batches in some layers."""
+        lengths = torch.cat([batch.lengths.cpu() for batch in batches])
+        shape = (int(lengths.sum()), d_model)
+        return cls({layer: torch.empty(shape) for layer in layers}, lengths)
+
+
+def _parts(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
+    for start in range(0, len(rows), _TOKENISED_AT_ONCE):
+        yield rows[start : start + _TOKENISED_AT_ONCE]
+
+
+def _read_into(
+    wanted: Mapping[_Shelf, Bool[Tensor, "batch seq"]],
+    backbone: Backbone,
+    batch: TokenBatch,
+    batch_size: int,
+    position_ids: Int[Tensor, "batch seq"] | None = None,
+) -> None:
+    """Read a batch and lay the states of each shelf's own tokens behind what stands there."""
+    places = {}
+    for shelf, mask in wanted.items():
+        n_new = int(mask.sum())
+        place = torch.zeros(mask.shape, dtype=torch.long)
+        place[mask.cpu()] = torch.arange(shelf.filled, shelf.filled + n_new)
+        places[shelf] = place
+        shelf.filled += n_new
+
+    def lay(rows: Tensor, columns: slice, states: Mapping[int, Tensor]) -> None:
+        for shelf, mask in wanted.items():
+            chosen = mask[rows, columns]
+            at = places[shelf][rows.cpu(), columns][chosen.cpu()]
+            for layer, tokens in shelf.tokens.items():
+                found = states[layer]
+                tokens[at] = found[chosen.to(found.device)].cpu().float()
+
+    layers = sorted({layer for shelf in wanted for layer in shelf.tokens})
+    backbone.visit_states(batch, layers, lay, batch_size=batch_size, position_ids=position_ids)
