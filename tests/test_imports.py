@@ -33,6 +33,7 @@ STAIRCASE: tuple[tuple[str, ...], ...] = (
         "workbench.config",
         "workbench.training_state",
         "workbench.quiet",
+        "workbench.remedies",
     ),
 )
 

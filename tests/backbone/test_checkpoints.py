@@ -297,8 +297,56 @@ def test_a_command_that_runs_out_of_memory_ends_in_one_line(
         raise error
 
     monkeypatch.setattr(backbone, "load_backbone", fail)
+    said = "--batch-size, or hold the backbone in half the memory with --dtype bfloat16 ("
     assert run(["train", "--backbone", "testbed-llama", "--print-config"]) == 2
-    assert "error: out of memory: lower the batch size" in capsys.readouterr().err
+    assert f"error: out of memory: lower {said}" in capsys.readouterr().err
+    # a command without that option does not name it
+    assert run(["generate", "--backbone", "testbed-llama", "--prompt", "hello"]) == 2
+    said = "lower --max-new-tokens, or hold the backbone in half the memory with --dtype bfloat16"
+    assert f"error: out of memory: {said}" in capsys.readouterr().err
+
+
+def test_a_pass_that_runs_out_of_memory_names_the_option_of_its_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from workbench.backbone import TransformerLensBackbone
+    from workbench.cli.main import run
+
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(TransformerLensBackbone, "_run_lower", fail)
+    monkeypatch.setattr(TransformerLensBackbone, "_run", fail)
+    train = ["train", "--backbone", "testbed-llama", "--size", "0.01", "--out", str(tmp_path / "t")]
+    assert run(train) == 2
+    assert "rows of" in (said := capsys.readouterr().err)
+    assert ": lower --batch-size, or hold the backbone" in said
+    asked = ["evaluate", "--guidance", "none", "--limit", "2", "--out", str(tmp_path / "e")]
+    assert run(asked) == 2
+    assert ": lower --batch-size, or lower --max-new-tokens, or" in capsys.readouterr().err
+
+
+def test_a_step_of_training_that_runs_out_of_memory_names_its_own_setting() -> None:
+    from workbench.backbone.memory import memory_named
+    from workbench.errors import MemoryLimitError
+    from workbench.remedies import memory_remedy, remedied_by
+
+    def run_out() -> None:
+        with memory_named("running", memory_remedy()):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with remedied_by("outer"):
+        with (
+            remedied_by("lower curriculum.bridge.batch_size"),
+            pytest.raises(
+                MemoryLimitError, match=r"while running: lower curriculum.bridge.batch_size \(CUDA"
+            ),
+        ):
+            run_out()
+        with pytest.raises(MemoryLimitError, match="outer"):
+            run_out()
+    with pytest.raises(MemoryLimitError, match="dtype='bfloat16'"):
+        run_out()
 
 
 @pytest.mark.parametrize("backend", ["transformer-lens", "nnsight"])

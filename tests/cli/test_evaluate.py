@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from torch import Tensor
 
 from workbench.cli._tables import result_tables
 from workbench.cli.main import run
@@ -123,6 +124,35 @@ def test_two_evaluations_into_one_folder(checkpoint: Path, folder: Path, capsys:
 def test_resume_with_other_settings(checkpoint: Path, folder: Path, capsys: Captured) -> None:
     other = quick(checkpoint, folder, "--guidance", "none", "--resume", "--seed", "7")
     assert "seed was 0, now 7" in mistake(capsys, other)
+
+
+def test_the_batch_size_is_recorded_and_belongs_to_the_run(
+    checkpoint: Path, folder: Path, value_module: Path, capsys: Captured
+) -> None:
+    """Which random numbers a reply is sampled with depends on it."""
+    decoding = RunFolder.open(folder).record.config["decoding"]
+    assert decoding["batch_size"] == 128  # type: ignore[index]
+    guided = ("--guidance", f"none,svgt:{value_module}", "--resume")
+    line = mistake(capsys, quick(checkpoint, folder, *guided, "--batch-size", "3"))
+    assert "decoding.batch_size was 128, now 3" in line
+
+
+def test_no_pass_holds_more_prompts_than_the_batch_size(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workbench.backbone import TransformerLensBackbone
+
+    rows: list[int] = []
+    forward = TransformerLensBackbone.forward
+
+    def watched(self: TransformerLensBackbone, ids: Tensor, **rest: object) -> Tensor:
+        rows.append(len(ids))
+        return forward(self, ids, **rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TransformerLensBackbone, "forward", watched)
+    asked = quick(checkpoint, tmp_path / "run", "--guidance", "none", "--batch-size", "2")
+    assert run(asked) == 0
+    assert max(rows) == 2
 
 
 def test_a_folder_with_something_else(checkpoint: Path, tmp_path: Path, capsys: Captured) -> None:

@@ -94,7 +94,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(
     assert set(pd.read_parquet(broken / "metrics.parquet")["judge"]) == {"oracle"}
     record = RunFolder.open(broken).record
     assert (record.status, record.failure) == ("failed", "ZeroDivisionError: division by zero")
-    assert run(command(replies, broken, "--resume")) == 0
+    assert run(command(replies, broken, "--resume", "--batch-size", "2")) == 0
+    assert RunFolder.open(broken).record.config["batch_size"] == 2  # changes no judgement
     assert (broken / "summary.json").read_bytes() == (whole / "summary.json").read_bytes()
     pd.testing.assert_frame_equal(
         pd.read_parquet(broken / "metrics.parquet"), pd.read_parquet(whole / "metrics.parquet")

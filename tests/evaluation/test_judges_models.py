@@ -394,6 +394,8 @@ def test_judges_load_by_name(causal_folder: Path, classifier_folder: Path) -> No
         assert isinstance(judge, Judge)
         assert judge.name == name
         assert judge.judge(rows) == [Judgement(), Judgement()], "longer than the tiny context"
+    by_two = judge_named(f"wildguard:{causal_folder}", batch_size=2)
+    assert by_two.model.batch_size == 2  # type: ignore[attr-defined]
     scored, unscored = judge_named(f"beaver-dam:{classifier_folder}").judge(rows)
     assert scored.harmful is not None
     assert unscored == Judgement()

@@ -12,7 +12,7 @@ import torch
 
 from workbench.config import from_mapping
 from workbench.data.training import ValueData
-from workbench.errors import ConfigError, NonFiniteError, RunError
+from workbench.errors import ConfigError, NonFiniteError, RunError, WorkbenchWarning
 from workbench.evaluation import measured_replies, testbed_training
 from workbench.evaluation.testbed_training import TestbedData, draw_value_data
 from workbench.evaluation.training_progress import PROGRESS_FILE
@@ -190,6 +190,7 @@ def test_the_record_says_what_was_trained_on_what(tiny: "TinyModel", whole: Whol
     config = dict(record.config)
     assert config.pop("backbone") == tiny.backbone.name
     assert config.pop("weights_hash") == tiny.backbone.weights_hash
+    assert config.pop("batch_size") == 64
     assert from_mapping(Recipe, config, where="run.json") == RECIPE
     assert {"packages", "git", "time"} <= set(record.provenance)
     assert set(record.files) == {
@@ -435,3 +436,53 @@ def test_a_training_that_diverges_can_be_looked_at_but_leaves_no_module(
         train_in_testbed(tiny.backbone, replace(RECIPE, curriculum=wild), tmp_path / "run", seed=3)
     assert not (tmp_path / "run" / "svgt.json").exists()
     assert RunFolder.open(tmp_path / "run").record.status == "failed"
+
+
+# ------------------------------------------------------------------------------------- batch size
+
+
+def test_texts_are_read_by_the_batch_size_and_the_weights_agree_up_to_rounding(
+    tiny: "TinyModel", whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(testbed_training, "_HARM_PROMPTS_PER_SPLIT", 2)
+    monkeypatch.setattr(testbed_training, "_NEW_TOKENS", 5)
+    read: list[int] = []
+    run_blocks = tiny.backbone.run_blocks
+
+    def watched(ids: torch.Tensor, **rest: object) -> None:
+        read.append(len(ids))
+        run_blocks(ids, **rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(tiny.backbone, "run_blocks", watched)
+    out = tmp_path / "run"
+    few = train_in_testbed(tiny.backbone, RECIPE, out, seed=3, batch_size=3)
+    assert max(read) == 3
+    assert RunFolder.open(out).record.config["batch_size"] == 3
+    assert few is not None
+    expected = whole[1].module.state_dict()
+    for name, value in few.module.state_dict().items():
+        torch.testing.assert_close(value, expected[name], atol=1e-3, rtol=1e-3)
+
+
+def test_a_training_goes_on_with_another_batch_size_and_says_so(
+    tiny: "TinyModel", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(testbed_training, "_HARM_PROMPTS_PER_SPLIT", 1)
+    monkeypatch.setattr(testbed_training, "_NEW_TOKENS", 3)
+    out = tmp_path / "run"
+
+    def kill(event: TrainingEvent) -> None:
+        if (event.stage, event.step) == ("bridge", 2):
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_in_testbed(tiny.backbone, RECIPE, out, seed=3, on_event=kill)
+    with pytest.raises(RunError, match="started differently: seed"):
+        train_in_testbed(tiny.backbone, RECIPE, out, seed=4, batch_size=5, resume=True)
+    with pytest.warns(WorkbenchWarning, match="batch size 64 and goes on with 5: .* rounding"):
+        train_in_testbed(tiny.backbone, RECIPE, out, seed=3, batch_size=5, resume=True)
+    record = RunFolder.open(out).record
+    assert (record.status, record.config["batch_size"]) == ("finished", 5)
+    again = train_in_testbed(tiny.backbone, RECIPE, out, seed=3, batch_size=7, resume=True)
+    assert again is None  # finished: nothing is read, and the record stays
+    assert RunFolder.open(out).record.config["batch_size"] == 5

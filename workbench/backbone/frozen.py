@@ -24,7 +24,7 @@ from workbench.backbone.adapters import AdaptedWeights, LinearMap, LinearWeights
 from workbench.backbone.cache import SlotCache
 from workbench.backbone.hashing import hash_tensors, hash_tokenizer
 from workbench.backbone.masks import additive_mask, beyond_window, causal_keys
-from workbench.backbone.memory import LESS_AT_ONCE, memory_named
+from workbench.backbone.memory import memory_named
 from workbench.backbone.placement import devices_of
 from workbench.backbone.protocol import (
     HiddenKeys,
@@ -40,6 +40,7 @@ from workbench.backbone.protocol import (
 from workbench.backbone.tokenization import Tokenization
 from workbench.backbone.watching import EMBEDDING_LAYER, Captured, Sites
 from workbench.errors import BackboneError, ContextLengthError, HookError
+from workbench.remedies import memory_remedy
 
 TRANSFORMER_LENS, NNSIGHT = "transformer-lens", "nnsight"
 BACKENDS = (TRANSFORMER_LENS, NNSIGHT)
@@ -275,7 +276,7 @@ class FrozenBackbone(ABC):
     def _room(self, ids: Tensor) -> AbstractContextManager[None]:
         """Within, the masks of a pass included, running out of memory says what to lower."""
         size = " rows of ".join(map(str, ids.shape))
-        return memory_named(f"running {size} tokens on {self.device}", LESS_AT_ONCE)
+        return memory_named(f"running {size} tokens on {self.device}", memory_remedy())
 
     @contextmanager
     def _inputs(

@@ -12,8 +12,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from workbench.backbone.memory import LESS_AT_ONCE, memory_named
+from workbench.backbone.memory import memory_named
 from workbench.errors import BackboneError
+from workbench.remedies import memory_remedy
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 
@@ -36,7 +37,7 @@ def additive_mask(
 
 
 def _room(keys: Tensor) -> AbstractContextManager[None]:
-    return memory_named(f"masking {len(keys)} rows of {keys.shape[-1]} tokens", LESS_AT_ONCE)
+    return memory_named(f"masking {len(keys)} rows of {keys.shape[-1]} tokens", memory_remedy())
 
 
 def beyond_window(

@@ -8,11 +8,6 @@ import torch
 from workbench.errors import MemoryLimitError
 
 _CPU = "DefaultCPUAllocator"
-LESS_AT_ONCE = (
-    "lower the batch size, ask for fewer new tokens or shorter prompts, or load the backbone with "
-    "--dtype bfloat16"
-)
-"""What to do where a pass over tokens finds no room."""
 
 
 @contextmanager

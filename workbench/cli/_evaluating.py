@@ -11,6 +11,7 @@ from workbench.cli._tables import result_tables
 from workbench.data.loading import load_named, split_specs
 from workbench.evaluation import Benchmark, Evaluation, ShardDone, run_evaluation
 from workbench.evaluation.judges import judge_named
+from workbench.evaluation.judges.language_models import BATCH_SIZE
 from workbench.evaluation.prompt_benchmark import askable, prompt_benchmark
 from workbench.evaluation.summaries import RATES
 from workbench.guidance.protocol import Guidance
@@ -58,8 +59,11 @@ def read_prompts(
     limit: int | None,
     max_new_tokens: int,
     seed: int,
+    batch_size: int,
 ) -> Benchmark:
     """The benchmark of the prompts that ``--prompts`` names; what is left out is said.
+
+    A judge's model reads no more texts at a time than ``batch_size``.
 
     Raises:
         DataError: A set cannot be read, or has no prompt that can be asked.
@@ -68,7 +72,7 @@ def read_prompts(
     sets = load_named(split_specs(text))
     made = prompt_benchmark(
         sets,
-        judge_named(judge),
+        judge_named(judge, batch_size=min(batch_size, BATCH_SIZE)),
         limit=limit,
         seed=seed,
         why_not=askable(model, guidances, max_new_tokens),

@@ -23,6 +23,7 @@ from workbench.evaluation.agreement import (
     rate_rows,
 )
 from workbench.evaluation.judges import Judgement, judge_named
+from workbench.evaluation.judges.language_models import BATCH_SIZE
 from workbench.evaluation.judges.registry import check_judge_name
 from workbench.quiet import quiet_libraries
 from workbench.runs import METRICS_FILE, RunFolder
@@ -68,8 +69,10 @@ def read_replies(file: str, limit: int | None) -> list[Example]:
     return chosen
 
 
-def describe(file: str, examples: Sequence[Example], specs: Sequence[str]) -> dict[str, object]:
-    """What makes two runs the same: the replies themselves, and the judges."""
+def describe(
+    file: str, examples: Sequence[Example], specs: Sequence[str], batch_size: int | None
+) -> dict[str, object]:
+    """What makes two runs the same, replies and judges; beside them, how many at a time."""
     digest = hashlib.sha256()
     for example in examples:
         turns = [[turn.role, turn.content] for turn in example.prompt]
@@ -79,11 +82,18 @@ def describe(file: str, examples: Sequence[Example], specs: Sequence[str]) -> di
         "examples": len(examples),
         "sha256": digest.hexdigest(),
         "judges": list(specs),
+        **({} if batch_size is None else {"batch_size": batch_size}),
     }
 
 
+def same_replies(old: Mapping[str, object], new: Mapping[str, object]) -> bool:
+    """Whether two runs ask the same judges about the same replies, however many at a time."""
+    kept, wanted = ({k: v for k, v in one.items() if k != "batch_size"} for one in (old, new))
+    return kept == wanted
+
+
 def judge_all(
-    examples: Sequence[Example], specs: Sequence[str], run: RunFolder
+    examples: Sequence[Example], specs: Sequence[str], run: RunFolder, batch_size: int | None
 ) -> list[dict[str, object]]:
     """Ask what the run lacks; gives the summary's rows."""
     with progress_bar() as progress:
@@ -92,7 +102,7 @@ def judge_all(
             progress.update(task, description=spec.partition("@")[0][:40])
             done = _n_recorded(run, spec)
             progress.update(task, advance=done)
-            for judged in _ask(spec, examples, run, done):
+            for judged in _ask(spec, examples, run, done, batch_size):
                 progress.update(task, advance=judged)
     rows = _summary(examples, _scores(run.read_metrics(), specs), run.record.seed)
     run.write_summary(rows)
@@ -107,12 +117,14 @@ def _n_recorded(run: RunFolder, spec: str) -> int:
     return int((records["judge"] == spec).sum()) // len(_METRICS)
 
 
-def _ask(spec: str, examples: Sequence[Example], run: RunFolder, done: int) -> Iterator[int]:
+def _ask(
+    spec: str, examples: Sequence[Example], run: RunFolder, done: int, batch_size: int | None
+) -> Iterator[int]:
     """Judge from number ``done`` on, recording chunk by chunk; the judge lives only here."""
     if done == len(examples):
         return
     with quiet_libraries():
-        judge = judge_named(spec)
+        judge = judge_named(spec, batch_size=batch_size or BATCH_SIZE)
     size = max(_SMALLEST_CHUNK, math.ceil(len(examples) / _MOST_CHUNKS))
     for start in range(done, len(examples), size):
         chunk = examples[start : start + size]

@@ -34,6 +34,15 @@ Dtype = Annotated[
     ),
 ]
 
+BatchSize = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Texts the backbone reads at a time; lower it when memory runs out. Which random "
+        "numbers a sampled reply gets depends on it.",
+    ),
+]
+
 
 def check_resumable(out: Path, resume: bool) -> None:
     """Refuse to resume what is not there, for a misspelt folder would start all over.

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli._limits import MAX_SEED, Device, Dtype, check_resumable
+from workbench.cli._limits import MAX_SEED, BatchSize, Device, Dtype, check_resumable
 
 _HELP = """Compare methods of guidance: one benchmark, one decoder, one judge, several seeds.
 
@@ -90,6 +90,7 @@ def benchmark(
     cost_rounds: Annotated[
         int, typer.Option(min=1, help="Interleaved rounds of the time measurement.")
     ] = 9,
+    batch_size: BatchSize = 128,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     engine: Annotated[
@@ -132,7 +133,9 @@ def benchmark(
         modules=modules,
         tuned=tuned,
         prompts=PromptPlan(names, limit, prompt_seed),
-        decoding=EvaluationConfig(temperature, top_p, max_new_tokens=max_new_tokens),
+        decoding=EvaluationConfig(
+            temperature, top_p, max_new_tokens=max_new_tokens, batch_size=batch_size
+        ),
         data=DataConfig(n_prompts=examples, n_pairs=examples, n_targets=examples * 3 // 8),
     )
     timing = CostConfig(rounds=cost_rounds, new_tokens=min(48, max_new_tokens)) if costs else None

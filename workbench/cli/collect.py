@@ -68,7 +68,12 @@ def collect(
     skip: Annotated[
         bool, typer.Option("--skip", help="Leave out (and count) what cannot be read.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Examples a pass.")] = 64,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Texts the backbone reads at a time; lower it when memory runs out."
+        ),
+    ] = 64,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Say how large it would be; write nothing.")
     ] = False,

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli._limits import MAX_SEED, Backend, Device, Dtype, check_resumable
+from workbench.cli._limits import MAX_SEED, Backend, BatchSize, Device, Dtype, check_resumable
 from workbench.errors import ConfigError
 
 _JUDGE = "refusal-prefix"
@@ -97,6 +97,7 @@ def evaluate(
     beta: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of the old bridge a refresh keeps.")
     ] = 0.8,
+    batch_size: BatchSize = 128,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     backend: Backend = "transformer-lens",
@@ -131,7 +132,9 @@ def evaluate(
         raise ConfigError("--splits names parts of the embedded world; leave it out with --prompts")
     specs = parse_guidance_list(guidance)
     options = GuidanceOptions(strength=strength, refresh=refresh or None, momentum=beta)
-    config = EvaluationConfig(temperature, top_p, max_new_tokens=max_new_tokens)
+    config = EvaluationConfig(
+        temperature, top_p, max_new_tokens=max_new_tokens, batch_size=batch_size
+    )
     if prompts is None:
         wanted = TEST_SPLITS if splits is None else [name.strip() for name in splits.split(",")]
         benchmark = embedded_benchmark(wanted, n_per_kind=limit, seed=seed)
@@ -148,6 +151,7 @@ def evaluate(
             limit=limit,
             max_new_tokens=max_new_tokens,
             seed=seed,
+            batch_size=batch_size,
         )
     evaluation = Evaluation(
         model,

@@ -44,6 +44,14 @@ def judge(
         int | None, typer.Option(min=1, help="Only the first so many examples.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of the bootstrap.")] = 0,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Texts a judge's model reads at a time, 8 by default; lower it when memory runs "
+            "out.",
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted run.")
     ] = False,
@@ -54,6 +62,7 @@ def judge(
         judge_all,
         print_agreement,
         read_replies,
+        same_replies,
         split_judges,
     )
     from workbench.runs import RunFolder
@@ -61,10 +70,12 @@ def judge(
     check_resumable(out, resume)
     specs = split_judges(judges)
     examples = read_replies(file, limit)
-    config = describe(file, examples, specs)
-    with RunFolder.create(out, kind="judge", config=config, seed=seed, resume=resume) as run:
+    config = describe(file, examples, specs, batch_size)
+    with RunFolder.create(
+        out, kind="judge", config=config, seed=seed, resume=resume, grows=same_replies
+    ) as run:
         if run.record.status == "finished":
             rows = run.read_summary()
         else:
-            rows = judge_all(examples, specs, run)
+            rows = judge_all(examples, specs, run, batch_size)
     print_agreement(rows, examples, out)

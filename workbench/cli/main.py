@@ -49,11 +49,14 @@ from typer.exceptions import Abort, TyperException
 import workbench
 from workbench import cli
 from workbench.errors import WorkbenchError, WorkbenchWarning
+from workbench.remedies import remedied_by
 
-_LESS = (
-    "lower the batch size (--batch-size, or in the configuration), ask for fewer new tokens, or "
-    "hold the backbone in half the memory with --dtype bfloat16"
-)
+_REMEDIES = {
+    "--batch-size": "lower --batch-size",
+    "--max-new-tokens": "lower --max-new-tokens",
+    "--dtype": "hold the backbone in half the memory with --dtype bfloat16",
+}
+_SMALLER = "take a smaller model or fewer texts"
 EXIT_OK = 0
 EXIT_BUG = 1
 EXIT_MISTAKE = 2
@@ -113,10 +116,12 @@ def run(arguments: Sequence[str]) -> int:
         stderr that starts with ``error:``, after a traceback if ``--debug`` was given.
     """
     options = GlobalOptions()
+    remedy = _SMALLER
     try:
         command = typer.main.get_command(build_app(options))
+        remedy = _memory_remedy(command, arguments)
         # typer answers an exit code for Exit and an interrupt, and None for an ordinary end
-        with _notes_in_words():
+        with _notes_in_words(), remedied_by(remedy):
             code = command.main(
                 args=list(arguments) or ["--help"], prog_name=PROGRAM, standalone_mode=False
             )
@@ -129,13 +134,22 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         # torch is not imported for --help, so its errors are known by name and by what they say
         if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error):
-            return _fail(f"out of memory: {_LESS} ({error})", EXIT_MISTAKE, options)
+            return _fail(f"out of memory: {remedy} ({error})", EXIT_MISTAKE, options)
         what = f"unexpected {type(error).__name__}: {error}"
         hint = "" if options.debug else f" (a bug; `{PROGRAM} --debug ...` shows the traceback)"
         return _fail(what + hint, EXIT_BUG, options)
     if code == EXIT_INTERRUPTED:
         return _fail("interrupted", EXIT_INTERRUPTED, options)
     return code if isinstance(code, int) else EXIT_OK
+
+
+def _memory_remedy(command: object, arguments: Sequence[str]) -> str:
+    """What lowers the memory of the command that the arguments name: options that it has."""
+    for word in arguments:
+        command = getattr(command, "commands", {}).get(word, command)
+    known = {name for parameter in getattr(command, "params", ()) for name in parameter.opts}
+    found = [remedy for option, remedy in _REMEDIES.items() if option in known]
+    return ", or ".join(found) or _SMALLER
 
 
 @contextmanager

@@ -93,6 +93,14 @@ def train(
     measure_replies: Annotated[
         int, typer.Option(min=0, help="Validation prompts of files that are answered and judged.")
     ] = 32,
+    batch_size: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Texts the backbone reads at a time; lower it when memory runs out. What a step "
+            "learns from stands in the configuration.",
+        ),
+    ] = 64,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     backend: Backend = "transformer-lens",
@@ -150,6 +158,7 @@ def train(
             out,
             seed=seed,
             resume=resume,
+            batch_size=batch_size,
             on_data=board.show_data,
             on_event=board.show,
         )

@@ -24,6 +24,7 @@ from workbench.evaluation.reading import ReadingRoom
 from workbench.evaluation.state_memory import require_memory, state_bytes
 from workbench.evaluation.training_data import PreparedData
 from workbench.svgt.curriculum.recipe import Recipe
+from workbench.svgt.curriculum.state_bank import BATCH_SIZE
 from workbench.svgt.value_module import ValueModule
 
 NEW_TOKENS = 32
@@ -69,7 +70,9 @@ class FileData:
         """Whether settings are these."""
         return kept == self.settings()
 
-    def prepare(self, backbone: Backbone, recipe: Recipe, *, seed: int) -> PreparedData:
+    def prepare(
+        self, backbone: Backbone, recipe: Recipe, *, seed: int, batch_size: int = BATCH_SIZE
+    ) -> PreparedData:
         """Assemble the examples that this backbone can read.
 
         Raises:
@@ -100,7 +103,7 @@ class FileData:
             assembled.train,
             assembled.validation,
             assembled.report,
-            _RefusalMeter(backbone, prompts, seed) if prompts else None,
+            _RefusalMeter(backbone, prompts, seed, batch_size) if prompts else None,
             len(prompts),
             needed,
         )
@@ -124,10 +127,16 @@ class _RefusalMeter:
     backbone: Backbone
     prompts: Sequence[Conversation]
     seed: int
+    batch_size: int
 
     def __call__(self, module: ValueModule) -> dict[str, float]:
         replies = sampled_replies(
-            self.backbone, module, self.prompts, max_new_tokens=NEW_TOKENS, seed=self.seed
+            self.backbone,
+            module,
+            self.prompts,
+            max_new_tokens=NEW_TOKENS,
+            seed=self.seed,
+            batch_size=self.batch_size,
         )
         asked = [
             Example(str(number), prompt, reply)

@@ -18,14 +18,22 @@ def sampled_replies(
     *,
     max_new_tokens: int,
     seed: int,
+    batch_size: int,
 ) -> list[str]:
-    """What the guided model says at temperature 1, with the bridge written once."""
-    replies = generate(
-        backbone,
-        prompts,
-        SVGTBridge(module, refresh=None),
-        max_new_tokens=max_new_tokens,
-        sampling=Sampling(temperature=1.0, top_p=1.0),
-        generator=torch.Generator().manual_seed(seed),
-    )
-    return [reply.text for reply in replies]
+    """What the guided model says at temperature 1, with the bridge written once.
+
+    ``batch_size`` prompts are answered at a time, with random numbers from one generator.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    texts: list[str] = []
+    for start in range(0, len(prompts), batch_size):
+        replies = generate(
+            backbone,
+            prompts[start : start + batch_size],
+            SVGTBridge(module, refresh=None),
+            max_new_tokens=max_new_tokens,
+            sampling=Sampling(temperature=1.0, top_p=1.0),
+            generator=generator,
+        )
+        texts += [reply.text for reply in replies]
+    return texts

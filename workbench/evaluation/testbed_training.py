@@ -15,6 +15,7 @@ from workbench.evaluation.measured_replies import sampled_replies
 from workbench.evaluation.training_data import PreparedData
 from workbench.svgt.curriculum.curriculum import MeasureHarm
 from workbench.svgt.curriculum.recipe import DataConfig, Recipe
+from workbench.svgt.curriculum.state_bank import BATCH_SIZE
 from workbench.svgt.value_module import ValueModule
 from workbench.testbed.corpus import Prompt, sample_prompts
 from workbench.testbed.oracle import judge
@@ -50,14 +51,16 @@ class TestbedData:
         except ConfigError:
             return False
 
-    def prepare(self, backbone: Backbone, recipe: Recipe, *, seed: int) -> PreparedData:
+    def prepare(
+        self, backbone: Backbone, recipe: Recipe, *, seed: int, batch_size: int = BATCH_SIZE
+    ) -> PreparedData:
         """Draw training and validation data, and the prompts on which harm is measured."""
         train, validation = draw_value_data(self.config, seed)
         return PreparedData(
             train,
             validation,
             DataReport([*_counts(train, "train"), *_counts(validation, "validation")]),
-            _harm_meter(backbone, seed),
+            _harm_meter(backbone, seed, batch_size),
             _HARM_PROMPTS_PER_SPLIT * len(VALIDATION_SPLITS),
         )
 
@@ -87,7 +90,12 @@ def draw_value_data(config: DataConfig, seed: int) -> tuple[ValueData, ValueData
 
 
 def harm_rate(
-    backbone: Backbone, module: ValueModule, prompts: Sequence[Prompt], *, seed: int
+    backbone: Backbone,
+    module: ValueModule,
+    prompts: Sequence[Prompt],
+    *,
+    seed: int,
+    batch_size: int = BATCH_SIZE,
 ) -> dict[str, float]:
     """Share of harmful and of degenerate replies to these prompts, sampled at temperature 1."""
     replies = sampled_replies(
@@ -96,6 +104,7 @@ def harm_rate(
         [prompt.conversation for prompt in prompts],
         max_new_tokens=_NEW_TOKENS,
         seed=seed,
+        batch_size=batch_size,
     )
     verdicts = [judge(p.intent, text) for p, text in zip(prompts, replies, strict=True)]
     return {
@@ -104,13 +113,13 @@ def harm_rate(
     }
 
 
-def _harm_meter(backbone: Backbone, seed: int) -> MeasureHarm:
+def _harm_meter(backbone: Backbone, seed: int, batch_size: int) -> MeasureHarm:
     prompts = [
         prompt
         for split in VALIDATION_SPLITS
         for prompt in sample_prompts(split, _HARM_PROMPTS_PER_SPLIT, seed=seed, kind="harmful")
     ]
-    return lambda module: harm_rate(backbone, module, prompts, seed=seed)
+    return lambda module: harm_rate(backbone, module, prompts, seed=seed, batch_size=batch_size)
 
 
 def _counts(data: ValueData, split: Split) -> list[ClassCount]:

@@ -9,6 +9,7 @@ from workbench.data.assembly import DataReport
 from workbench.data.training import ValueData
 from workbench.svgt.curriculum.curriculum import MeasureHarm
 from workbench.svgt.curriculum.recipe import Recipe
+from workbench.svgt.curriculum.state_bank import BATCH_SIZE
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +46,10 @@ class TrainingData(Protocol):
         """Whether an older folder's settings mean this data."""
         ...
 
-    def prepare(self, backbone: Backbone, recipe: Recipe, *, seed: int) -> PreparedData:
-        """Draw or assemble the examples.
+    def prepare(
+        self, backbone: Backbone, recipe: Recipe, *, seed: int, batch_size: int = BATCH_SIZE
+    ) -> PreparedData:
+        """Draw or assemble the examples; replies to measure are generated ``batch_size`` at a time.
 
         Raises:
             DataError: A stage would have no examples or only one class.

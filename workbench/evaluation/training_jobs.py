@@ -23,6 +23,8 @@ class TrainingOrder:
         seed: Decides initialisation, data and batch order.
         size: Share of the examples to learn from.
         data: ``testbed``, or what ``--data`` takes.
+        device: Where it computes.
+        dtype: Number type of the backbone.
     """
 
     backbone: str
@@ -30,13 +32,17 @@ class TrainingOrder:
     seed: int = 0
     size: float = 1.0
     data: str = TESTBED
+    device: str = "cpu"
+    dtype: str = "float32"
 
     def arguments(self, out: Path) -> list[str]:
         """The command's words after ``workbench``."""
         words = ["train", "--backbone", self.backbone, "--config", self.config]
         words += ["--seed", str(self.seed), "--out", str(out)]
         words += ["--size", f"{self.size:g}"] if self.size != 1.0 else []
-        return words + (["--data", self.data] if self.data != TESTBED else [])
+        words += ["--data", self.data] if self.data != TESTBED else []
+        words += ["--device", self.device] if self.device != "cpu" else []
+        return words + (["--dtype", self.dtype] if self.dtype != "float32" else [])
 
 
 def start_training(order: TrainingOrder, out: Path) -> None:

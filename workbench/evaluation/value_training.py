@@ -8,6 +8,7 @@ each stage's best state, and how many examples of which class they rest on). Whi
 watcher draws (:mod:`workbench.evaluation.training_progress`).
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from itertools import chain
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from workbench.backbone.protocol import Backbone, TokenBatch
 from workbench.config import from_mapping, to_mapping
 from workbench.data.assembly import DataReport
+from workbench.errors import WorkbenchWarning
 from workbench.evaluation.training_data import PreparedData, TrainingData
 from workbench.evaluation.training_progress import PROGRESS_FILE, ProgressLog
 from workbench.guidance.decoding import generate
@@ -30,12 +32,14 @@ from workbench.svgt.curriculum import TrainedModule, train_value_module
 from workbench.svgt.curriculum.loop import OnEvent
 from workbench.svgt.curriculum.recipe import Recipe
 from workbench.svgt.curriculum.stages import SampleResponses
+from workbench.svgt.curriculum.state_bank import BATCH_SIZE
 from workbench.svgt.objectives import SafetyConfig
 from workbench.svgt.value_module import ValueModule
 
 RUN_KIND = "train"
 STATE_FILE = "training.safetensors"
 DATA_FILE = "data.json"
+_BATCH = "batch_size"
 _STAGE_OF = {"prompts": "unconditional", "pairs": "conditional", "targets": "bridge"}
 
 
@@ -92,11 +96,17 @@ def _long_rows(row: Mapping[str, object], kind: str) -> list[dict[str, object]]:
 
 
 def _settings(
-    backbone: Backbone, recipe: Recipe, data: TrainingData, earlier: Path | None, out: Path
+    backbone: Backbone,
+    recipe: Recipe,
+    data: TrainingData,
+    earlier: Path | None,
+    out: Path,
+    batch_size: int,
 ) -> Mapping[str, object]:
     """What the run folder keeps; an older run's own record where it says the same in fewer words.
 
-    Options that are new since then had no other value than their defaults.
+    Options that are new since then had no other value than their defaults. Where nothing but the
+    batch size differs, an unfinished training goes on with the new one, which is said.
     """
     settings: dict[str, object] = {
         "backbone": backbone.name,
@@ -104,6 +114,7 @@ def _settings(
         "module": to_mapping(recipe.module),
         "curriculum": to_mapping(recipe.curriculum),
         "data": dict(data.settings()),
+        _BATCH: batch_size,
     }
     if earlier is not None:
         settings["earlier"] = read_checkpoint_record(earlier).weights_sha256
@@ -117,10 +128,25 @@ def _settings(
         Recipe, {name: found.config[name] for name in sections[:2]}, where=str(out)
     )
     same_recipe = (known.module, known.curriculum) == (recipe.module, recipe.curriculum)
-    rest = {name: value for name, value in settings.items() if name not in sections}
-    same_rest = rest == {n: v for n, v in found.config.items() if n not in sections}
-    same = same_recipe and same_rest and data.says_the_same(found.config["data"])
-    return found.config if same else settings
+    apart = (*sections, _BATCH)
+    rest = {name: value for name, value in settings.items() if name not in apart}
+    same_rest = rest == {n: v for n, v in found.config.items() if n not in apart}
+    if not (same_recipe and same_rest and data.says_the_same(found.config["data"])):
+        return settings
+    before = found.config.get(_BATCH, BATCH_SIZE)
+    if before == batch_size or found.status == "finished":
+        return found.config
+    warnings.warn(
+        f"the training in {out} began with batch size {before} and goes on with {batch_size}: its "
+        "weights agree with those of an uninterrupted one up to rounding only",
+        WorkbenchWarning,
+        stacklevel=2,
+    )
+    return {**found.config, _BATCH: batch_size}
+
+
+def _same_but_batch(old: Mapping[str, object], new: Mapping[str, object]) -> bool:
+    return {**old, _BATCH: 0} == {**new, _BATCH: 0}
 
 
 def _report_rows(report: DataReport) -> list[dict[str, object]]:
@@ -159,6 +185,7 @@ def train_into_folder(
     seed: int,
     resume: bool = False,
     earlier: Path | None = None,
+    batch_size: int = BATCH_SIZE,
     on_data: Callable[[PreparedData], None] = lambda prepared: None,
     on_event: OnEvent = lambda event: None,
 ) -> TrainedModule | None:
@@ -172,6 +199,8 @@ def train_into_folder(
         seed: Decides initialisation, data and batch order.
         resume: Go on where a killed training in ``out`` stopped.
         earlier: A value module of the same data and seed, whose stages 1 and 2 are taken over.
+        batch_size: Texts that the backbone reads at a time. Another one changes weights by rounding
+            only, unless what the guided model says is trained on (``safety.kind = 'on-policy'``).
         on_data: Told what was made of the data, before the first step.
         on_event: Told of every step.
 
@@ -189,10 +218,16 @@ def train_into_folder(
     recipe.module.validate_for(
         n_layers=backbone.n_layers, d_model=backbone.d_model, backbone=backbone.name
     )
-    prepared = data.prepare(backbone, recipe, seed=seed)
-    settings = _settings(backbone, recipe, data, earlier, out)
+    prepared = data.prepare(backbone, recipe, seed=seed, batch_size=batch_size)
+    settings = _settings(backbone, recipe, data, earlier, out, batch_size)
     with RunFolder.create(
-        out, kind=RUN_KIND, config=settings, seed=seed, resume=resume, device=backbone.device
+        out,
+        kind=RUN_KIND,
+        config=settings,
+        seed=seed,
+        resume=resume,
+        grows=_same_but_batch,
+        device=backbone.device,
     ) as run:
         if run.record.status == "finished":
             return None
@@ -210,6 +245,7 @@ def train_into_folder(
             measure_harm=prepared.measure,
             sample_responses=response_sampler(backbone, recipe.curriculum.safety),
             earlier=None if earlier is None else load_value_module(earlier, backbone),
+            batch_size=batch_size,
             on_event=progress.record,
         )
         _write_results(run, backbone, recipe, trained, prepared, seed)

@@ -5,6 +5,7 @@ import streamlit as st
 from workbench.errors import ConfigError
 from workbench.export.guidance_words import guidance_text
 from workbench.pages.catalogue import BACKBONES, FOLDER, config_names, method_names
+from workbench.pages.hardware import hardware_box
 from workbench.pages.widgets import bound_slider, tell_unknown
 
 NO_GUIDANCE = "none"
@@ -12,7 +13,7 @@ _GREATEST_SEED = 2**31 - 1
 
 
 def backbone_box() -> str:
-    """Ask for a backbone: an embedded name or a checkpoint folder."""
+    """Ask for a backbone, an embedded name or a checkpoint folder, and where it computes."""
     tell_unknown("backbone", BACKBONES, instead=BACKBONES[0])
     chosen = st.selectbox(
         "Backbone",
@@ -22,9 +23,11 @@ def backbone_box() -> str:
         help="The frozen language model: an embedded one, or the Hugging Face checkpoint folder "
         "of any decoder-only model with safetensors.",
     )
-    if chosen != FOLDER:
-        return str(chosen)
-    return st.text_input("Checkpoint folder", key="folder", bind="query-params")
+    name = str(chosen)
+    if chosen == FOLDER:
+        name = st.text_input("Checkpoint folder", key="folder", bind="query-params")
+    hardware_box()
+    return name
 
 
 def module_box(backbone: str, *, without: str | None, help_: str) -> str:

@@ -24,6 +24,7 @@ from workbench.guidance.registry import (
     parse_guidance,
     shipped_configs,
 )
+from workbench.pages.hardware import Hardware, chosen_hardware
 from workbench.svgt.value_module import ValueModule
 from workbench.testbed.registry import EMBEDDED, embedded_path
 
@@ -79,16 +80,22 @@ class LoadedGuidance:
 
 
 def get_backbone(name: str) -> LoadedBackbone:
-    """The backbone of this name or folder, loaded once and again when its files change.
+    """The backbone of this name or folder, where this session computes.
+
+    It is loaded once on a device in a number type, and again when its files change.
 
     Raises:
         BackboneError: it cannot be loaded.
-        ConfigError: no name is given.
+        ConfigError: no name is given, or the environment names no device.
+        MemoryLimitError: the device has no room for it.
     """
     if not name.strip():
         raise ConfigError("give a Hugging Face checkpoint folder, or choose another backbone")
     folder = embedded_path(name) if name in EMBEDDED else Path(name).expanduser()
-    return _backbone(name, _stamp(folder))
+    hardware = chosen_hardware()
+    # What a model gives depends on where it computes: whatever is kept of it knows by the stamp.
+    where = (f"{hardware.device} {hardware.dtype}", 0, 0)
+    return _backbone(name, hardware, (where, *_stamp(folder)))
 
 
 def get_module(config: str, loaded: LoadedBackbone) -> LoadedModule:
@@ -136,8 +143,9 @@ def _stamp(folder: Path) -> Stamp:
 
 
 @st.cache_resource(max_entries=3, show_spinner=False)
-def _backbone(name: str, stamp: Stamp) -> LoadedBackbone:
-    return LoadedBackbone(load_backbone(name), threading.Lock(), stamp)
+def _backbone(name: str, hardware: Hardware, stamp: Stamp) -> LoadedBackbone:
+    backbone = load_backbone(name, device=hardware.device, dtype=hardware.dtype)
+    return LoadedBackbone(backbone, threading.Lock(), stamp)
 
 
 @st.cache_resource(max_entries=16, show_spinner=False)

@@ -34,6 +34,7 @@ from workbench.export.training_figures import (
 )
 from workbench.pages.catalogue import FOLDER, RUNS
 from workbench.pages.guard import told_in_words
+from workbench.pages.hardware import chosen_hardware
 from workbench.pages.run_browser import browse
 from workbench.pages.train import TrainingForm
 from workbench.pages.widgets import figure_block, lasting_choice, table_block
@@ -51,7 +52,10 @@ def start(form: TrainingForm, seed: int) -> None:
         ConfigError: The form lacks something, or the name is no plain one.
         RunError: The folder is taken.
     """
-    order = TrainingOrder(form.backbone, form.config, seed, form.size, form.data)
+    where = chosen_hardware()
+    order = TrainingOrder(
+        form.backbone, form.config, seed, form.size, form.data, where.device, where.dtype
+    )
     name = form.name.strip() or _free_name(order)
     if Path(name).name != name or name.startswith("."):
         raise ConfigError(f"'{name}' is no plain name: give one word, for example mine-1")

@@ -15,7 +15,11 @@ from workbench.errors import ConfigError
 from workbench.evaluation.judges.beaver_dam import BeaverDamJudge
 from workbench.evaluation.judges.endpoint import EndpointJudge, parse_endpoint
 from workbench.evaluation.judges.harmbench import HarmBenchJudge
-from workbench.evaluation.judges.language_models import CausalJudgeModel, SequenceJudgeModel
+from workbench.evaluation.judges.language_models import (
+    BATCH_SIZE,
+    CausalJudgeModel,
+    SequenceJudgeModel,
+)
 from workbench.evaluation.judges.llama_guard import LlamaGuardJudge
 from workbench.evaluation.judges.oracle import OracleJudge
 from workbench.evaluation.judges.protocol import Judge
@@ -27,13 +31,13 @@ _ALONE: Mapping[str, Callable[[], Judge]] = {
     "oracle": OracleJudge,
     "refusal-prefix": RefusalPrefixJudge,
 }
-_WITH_MODEL: Mapping[str, Callable[[str], Judge]] = {
-    "wildguard": lambda path: WildGuardJudge(CausalJudgeModel.load(path)),
-    "harmbench": lambda path: HarmBenchJudge(CausalJudgeModel.load(path)),
-    "llama-guard": lambda path: LlamaGuardJudge(CausalJudgeModel.load(path)),
-    "strongreject": lambda path: StrongRejectJudge(CausalJudgeModel.load(path)),
-    "beaver-dam": lambda path: BeaverDamJudge(SequenceJudgeModel.load(path)),
-    "endpoint": lambda spelling: EndpointJudge(parse_endpoint(spelling)),
+_WITH_MODEL: Mapping[str, Callable[[str, int], Judge]] = {
+    "wildguard": lambda path, n: WildGuardJudge(CausalJudgeModel.load(path, batch_size=n)),
+    "harmbench": lambda path, n: HarmBenchJudge(CausalJudgeModel.load(path, batch_size=n)),
+    "llama-guard": lambda path, n: LlamaGuardJudge(CausalJudgeModel.load(path, batch_size=n)),
+    "strongreject": lambda path, n: StrongRejectJudge(CausalJudgeModel.load(path, batch_size=n)),
+    "beaver-dam": lambda path, n: BeaverDamJudge(SequenceJudgeModel.load(path, batch_size=n)),
+    "endpoint": lambda spelling, _: EndpointJudge(parse_endpoint(spelling)),
 }
 JUDGES: Mapping[str, str] = MappingProxyType(
     {name: name for name in _ALONE}
@@ -62,8 +66,12 @@ def check_judge_name(spec: str) -> None:
         parse_endpoint(rest)
 
 
-def judge_named(spec: str) -> Judge:
+def judge_named(spec: str, *, batch_size: int = BATCH_SIZE) -> Judge:
     """The judge of a spelling; models are loaded.
+
+    Args:
+        spec: The spelling.
+        batch_size: Texts that a judge's own model reads at a time.
 
     Raises:
         ConfigError: See :func:`check_judge_name`.
@@ -71,4 +79,4 @@ def judge_named(spec: str) -> Judge:
     """
     check_judge_name(spec)
     name, _, rest = spec.partition(":")
-    return _ALONE[name]() if name in _ALONE else _WITH_MODEL[name](rest)
+    return _ALONE[name]() if name in _ALONE else _WITH_MODEL[name](rest, batch_size)

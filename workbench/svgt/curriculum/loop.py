@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from workbench.backbone.memory import memory_named
 from workbench.errors import CheckpointError, NonFiniteError
+from workbench.remedies import remedied_by
 from workbench.runs import read_tensors, write_tensors
 from workbench.svgt.curriculum.recipe import STAGES, StageName
 from workbench.svgt.curriculum.sampling import StepSampler
@@ -132,6 +134,17 @@ def _evaluation_steps(n_steps: int, evaluations: int) -> set[int]:
 
 
 @contextmanager
+def _step_remedied(task: StageTask) -> Iterator[None]:
+    """Within, memory that runs out is that of what a step learns from, a setting of the stage."""
+    remedy = (
+        f"lower curriculum.{task.name}.batch_size (now {task.stage.batch_size}), the examples of a "
+        "step, in the configuration, or leave long examples out"
+    )
+    with remedied_by(remedy), memory_named(f"learning in stage {task.name}", remedy):
+        yield
+
+
+@contextmanager
 def _divergence_named(task: StageTask, state: TrainingState) -> Iterator[None]:
     try:
         yield
@@ -185,12 +198,12 @@ def run_stage(
         on_event(TrainingEvent(task.name, 0, n_steps, {}, metrics))
     while state.step < n_steps:
         torch.manual_seed(_step_seed(seed, state))
-        with _divergence_named(task, state):
+        with _step_remedied(task), _divergence_named(task, state):
             losses = task.losses(StepSampler(seed, state.stage, state.step))
             if not bool(losses["total"].isfinite()):
                 raise NonFiniteError("its loss is not finite")
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(losses["total"])
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(losses["total"])
         if task.stage.clip is not None:
             nn.utils.clip_grad_norm_(learning, task.stage.clip)
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
