@@ -375,7 +375,7 @@ def test_the_memory_of_the_states_is_known_beforehand(
     prepared = files(tmp_path, 60).prepare(backbone, RECIPE, seed=0)
     held = 0
     for data in (prepared.train, prepared.validation):
-        banks = _read_banks(backbone, RECIPE.module, data)
+        banks = _read_banks(backbone, RECIPE.module, data, 64)
         tensors = [
             *(states.tokens for states in banks.prompts.states.values()),
             banks.pairs.prompt.tokens,
