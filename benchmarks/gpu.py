@@ -15,6 +15,9 @@ trigger on the newest token. Nothing is downloaded. One row of cells a shape and
     training     tokens of prompts and responses a second in stage 3, with AdamW
     operations   tensor operations a token that are no views (each at least one kernel) and
                  waits of the computer for the device (on CUDA)
+    libraries    the same cycles of the plain Hugging Face model without any hook, of the unguided
+                 decoder through TransformerLens and through nnsight, and of guidance through
+                 nnsight: what a library costs, and what guidance costs on the faster one
 
     python benchmarks/gpu.py run --device cuda --out FOLDER        gpu.json and gpu.md
     python benchmarks/gpu.py report FOLDER/gpu.json                fills docs/gpu.md
@@ -30,34 +33,44 @@ import statistics
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import torch
-import transformers
 import typer
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForCausalLM,
+    DynamicCache,
     LlamaConfig,
     MistralConfig,
     PretrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
 )
 
-from workbench.backbone import TokenBatch, TransformerLensBackbone, wrap_model
+from workbench.backbone import (
+    FrozenBackbone,
+    TokenBatch,
+    TransformerLensBackbone,
+    trace_model,
+    wrap_model,
+)
 from workbench.cli._scripts import run_script
 from workbench.export.markdown import fill_section
 from workbench.guidance import GREEDY, Guidance, NoGuidance, SVGTBridge
 from workbench.guidance.decoding import stream
-from workbench.runs import write_json
+from workbench.runs import provenance, write_json
 from workbench.svgt import ValueModule
 from workbench.svgt.curriculum.recipe import Recipe
 from workbench.svgt.curriculum.stages import TokenisedTargets, bridge_loss
@@ -66,6 +79,9 @@ from workbench.svgt.recipes import make_recipe
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ("unguided", "unguided again", "r = 5", "r = 1")
+PLAIN, LENS, NNSIGHT = "Hugging Face", "TransformerLens", "nnsight"
+LIBRARIES = (PLAIN, LENS, NNSIGHT, "nnsight, r = 5", "nnsight, r = 1")
+PACKAGES = ("torch", "transformers", "transformer-lens", "nnsight")
 CYCLE = 5
 SECTION = "gpu"
 
@@ -166,6 +182,33 @@ class Cell:
 
 
 @dataclass
+class Libraries:
+    """The libraries at one shape and batch size, with the fields of :class:`Cell`.
+
+    Attributes:
+        shape: Name of the shape.
+        batch: Rows.
+        rounds: Times that the whole response was decoded.
+        cycles: Cycles of 5 tokens compared.
+        tokens_per_s: By kind, from the median cycle.
+        ratio: By kind: time over the plain model's.
+        guided_ratio: By kind of guidance: time over the same library without guidance.
+        prompt_seconds: By kind: median time to the first token.
+        failure: Why something is missing.
+    """
+
+    shape: str
+    batch: int
+    rounds: int = 0
+    cycles: int = 0
+    tokens_per_s: dict[str, float] = field(default_factory=dict)
+    ratio: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    guided_ratio: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    prompt_seconds: dict[str, float] = field(default_factory=dict)
+    failure: str | None = None
+
+
+@dataclass
 class Training:
     """Stage 3 at one shape."""
 
@@ -198,7 +241,7 @@ class Results:
     n_prompt: int
     n_new: int
     n_response: int
-    versions: dict[str, str]
+    provenance: dict[str, object]
     seconds: float = 0.0
     copy_bytes_per_s: float | None = None
     parameters: dict[str, int] = field(default_factory=dict)
@@ -206,6 +249,7 @@ class Results:
     cells: list[Cell] = field(default_factory=list)
     training: list[Training] = field(default_factory=list)
     operations: list[Operations] = field(default_factory=list)
+    libraries: list[Libraries] = field(default_factory=list)
 
 
 # ------------------------------------------------------------------ building
@@ -228,18 +272,29 @@ class Built:
     weight_bytes: int
 
 
-def build(config: PretrainedConfig, device: str, dtype: torch.dtype) -> Built:
-    """Make a random model on the device, in its number type from the start."""
+def random_model(config: PretrainedConfig, device: str, dtype: torch.dtype) -> PreTrainedModel:
+    """A random model on the device, in its number type from the start; the same at every call."""
     torch.manual_seed(0)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="eager")
+    made: PreTrainedModel = model.to(device).eval().requires_grad_(False)
+    return made
+
+
+def word_tokenizer(config: PretrainedConfig) -> PreTrainedTokenizerFast:
+    """A tokenizer as large as the embedding, which nobody asks anything."""
     words = {f"w{number}": number for number in range(config.vocab_size)}
     inner = Tokenizer(WordLevel(words, unk_token="w0"))
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner)  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(tokenizer_object=inner)  # type: ignore[no-untyped-call]
+
+
+def build(config: PretrainedConfig, device: str, dtype: torch.dtype) -> Built:
+    """Make a random model and wrap it."""
+    model = random_model(config, device, dtype)
     weights = list(model.parameters())
     return Built(
         config,
-        wrap_model("random", model.to(device), tokenizer),
+        wrap_model("random", model, word_tokenizer(config)),
         n_parameters=sum(weight.numel() for weight in weights),
         weight_bytes=sum(weight.nbytes for weight in weights),
     )
@@ -331,8 +386,19 @@ def copy_bandwidth(device: str, n_bytes: int) -> float:
     return 2 * n_bytes / statistics.median(taken)
 
 
+@torch.no_grad()
+def plain_tokens(model: PreTrainedModel, batch: TokenBatch, n_new: int) -> Iterator[Tensor]:
+    """Greedy decoding of the bare model with its own cache: no hooks, no library, no guidance."""
+    cache = DynamicCache(config=model.config)
+    ids = batch.ids
+    for _ in range(n_new):
+        logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        ids = logits[:, -1:].argmax(dim=-1)
+        yield ids[:, 0]
+
+
 def tokens(
-    backbone: TransformerLensBackbone, batch: TokenBatch, guidance: Guidance, n_new: int
+    backbone: FrozenBackbone, batch: TokenBatch, guidance: Guidance, n_new: int
 ) -> Iterator[object]:
     """The decoder of this package, token by token."""
     return stream(backbone, batch, guidance, max_new_tokens=n_new, sampling=GREEDY, stop=())
@@ -346,17 +412,26 @@ def timed(device: str, running: Iterator[object]) -> float:
     return time.perf_counter() - started
 
 
+Decoders = Mapping[str, Callable[[], Iterator[object]]]
+"""By kind, what begins to decode the prompts, token by token."""
+
+
+def guided_decoders(
+    backbone: FrozenBackbone, batch: TokenBatch, compared: Mapping[str, Guidance], n_new: int
+) -> Decoders:
+    """One backbone under several guidances."""
+    return {
+        name: partial(tokens, backbone, batch, guidance, n_new)
+        for name, guidance in compared.items()
+    }
+
+
 def one_round(
-    backbone: TransformerLensBackbone,
-    batch: TokenBatch,
-    compared: dict[str, Guidance],
-    n_new: int,
-    device: str,
-    offset: int,
+    decoders: Decoders, n_new: int, device: str, offset: int
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Decode with all kinds side by side: seconds to the first token, and of every later one."""
-    names = list(compared)
-    running = {name: tokens(backbone, batch, compared[name], n_new) for name in names}
+    names = list(decoders)
+    running = {name: begin() for name, begin in decoders.items()}
     first: dict[str, float] = {}
     later: dict[str, list[float]] = {name: [] for name in names}
     for step in range(n_new):
@@ -403,32 +478,90 @@ def measure_peaks(
 
 
 def measure_decoding(
-    cell: Cell,
-    backbone: TransformerLensBackbone,
-    batch: TokenBatch,
-    compared: dict[str, Guidance],
+    cell: Cell | Libraries,
+    decoders: Decoders,
+    n_new: int,
+    device: str,
+    until: float,
+    *,
+    over: str,
+) -> dict[str, list[float]]:
+    """Rounds until the time is used up, one at least; fills the cell after every round.
+
+    Ratios are over the kind ``over``. Gives the seconds of every cycle by kind.
+    """
+    first: dict[str, list[float]] = {name: [] for name in decoders}
+    cycles: dict[str, list[float]] = {name: [] for name in decoders}
+    slowest = 0.0
+    while cell.rounds == 0 or time.perf_counter() + slowest < until:
+        started = time.perf_counter()
+        once, later = one_round(decoders, n_new, device, cell.rounds)
+        slowest = max(slowest, time.perf_counter() - started)
+        for name in decoders:
+            first[name].append(once[name])
+            cycles[name] += in_cycles(later[name])
+        cell.rounds += 1
+        cell.cycles = len(cycles[over])
+        for name, found in cycles.items():
+            cell.tokens_per_s[name] = CYCLE * cell.batch / statistics.median(found)
+            cell.prompt_seconds[name] = statistics.median(first[name])
+            cell.ratio[name] = ratio_of(found, cycles[over])
+    return cycles
+
+
+def ratio_of(cycles: list[float], others: list[float]) -> tuple[float, float, float]:
+    """Median ratio of cycles measured side by side, and where the middle 90 % lie."""
+    return spread([mine / other for mine, other in zip(cycles, others, strict=True)])
+
+
+def measure_libraries(
+    line: Libraries,
+    models: "Opened",
+    module: ValueModule,
+    config: PretrainedConfig,
     preset: Preset,
     device: str,
     until: float,
 ) -> None:
-    """Rounds until the time is used up, one at least; fills the cell after every round."""
-    first: dict[str, list[float]] = {name: [] for name in compared}
-    cycles: dict[str, list[float]] = {name: [] for name in compared}
-    slowest = 0.0
-    while cell.rounds == 0 or time.perf_counter() + slowest < until:
-        started = time.perf_counter()
-        once, later = one_round(backbone, batch, compared, preset.n_new, device, cell.rounds)
-        slowest = max(slowest, time.perf_counter() - started)
-        for name in compared:
-            first[name].append(once[name])
-            cycles[name] += in_cycles(later[name])
-        cell.rounds += 1
-        cell.cycles = len(cycles["unguided"])
-        for name, found in cycles.items():
-            cell.tokens_per_s[name] = CYCLE * cell.batch / statistics.median(found)
-            cell.prompt_seconds[name] = statistics.median(first[name])
-            pairs = zip(found, cycles["unguided"], strict=True)
-            cell.ratio[name] = spread([mine / plain for mine, plain in pairs])
+    """Decode the same prompts with the bare model and through both libraries, side by side."""
+    batch = prompts(config, line.batch, preset.n_prompt, device)
+    guided = guidances(module)
+    n_new = preset.n_new
+    decoders: Decoders = {
+        PLAIN: partial(plain_tokens, models.plain, batch, n_new),
+        LENS: partial(tokens, models.lens, batch, NoGuidance(), n_new),
+        NNSIGHT: partial(tokens, models.traced, batch, NoGuidance(), n_new),
+        **{
+            f"{NNSIGHT}, {kind}": partial(tokens, models.traced, batch, guided[kind], n_new)
+            for kind in ("r = 5", "r = 1")
+        },
+    }
+    for begin in decoders.values():  # to warm up
+        for _ in zip(range(CYCLE + 1), begin(), strict=False):
+            pass
+    cycles = measure_decoding(line, decoders, n_new, device, until, over=PLAIN)
+    line.guided_ratio = {
+        kind: ratio_of(cycles[f"{NNSIGHT}, {kind}"], cycles[NNSIGHT]) for kind in ("r = 5", "r = 1")
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """The same random model three times: bare, and in the hands of either library."""
+
+    plain: PreTrainedModel
+    lens: FrozenBackbone
+    traced: FrozenBackbone
+
+
+def open_everywhere(config: PretrainedConfig, device: str, dtype: torch.dtype) -> Opened:
+    """Three copies, for a library may leave something in the model that it opens."""
+    tokenizer = word_tokenizer(config)
+    return Opened(
+        random_model(config, device, dtype),
+        wrap_model("random", random_model(config, device, dtype), tokenizer),
+        trace_model("random", random_model(config, device, dtype), tokenizer),
+    )
 
 
 def measure_training(
@@ -551,7 +684,7 @@ class Budget:
 
 
 @contextmanager
-def guarded(line: Cell | Training | Operations) -> Iterator[None]:
+def guarded(line: Cell | Training | Operations | Libraries) -> Iterator[None]:
     """What goes wrong within is written down, and the run goes on."""
     started = time.perf_counter()
     try:
@@ -610,7 +743,8 @@ def measure_shape(
             with guarded(cell):
                 batch = prompts(config, cell.batch, preset.n_prompt, device)
                 measure_peaks(cell, backbone, batch, guided, preset, device)
-                measure_decoding(cell, backbone, batch, compared, preset, device, until)
+                decoders = guided_decoders(backbone, batch, compared, preset.n_new)
+                measure_decoding(cell, decoders, preset.n_new, device, until, over="unguided")
                 columns = preset.n_prompt + preset.n_new / 2
                 cell.step_bytes = step_bytes(built, cell.batch, columns)
                 if results.copy_bytes_per_s:
@@ -627,6 +761,30 @@ def measure_shape(
     else:
         with guarded(training):
             measure_training(training, backbone, recipe, config, preset, device, until)
+    save()
+
+
+def measure_shape_in_libraries(
+    lines: Sequence[Libraries],
+    config: PretrainedConfig,
+    preset: Preset,
+    device: str,
+    dtype: torch.dtype,
+    budget: Budget,
+    save: Callable[[], None],
+) -> None:
+    """All batches of one shape through the libraries."""
+    models = None
+    for line in lines:
+        until = budget.next_until()
+        if budget.used_up:
+            line.failure = "the time was used up"
+            continue
+        with guarded(line):
+            models = models or open_everywhere(config, device, dtype)
+            module = build_module(recipe_for(config), device)
+            measure_libraries(line, models, module, config, preset, device, until)
+        forget(device)
     save()
 
 
@@ -658,11 +816,8 @@ def run(
         n_prompt=sizes.n_prompt,
         n_new=sizes.n_new,
         n_response=sizes.n_response,
-        versions={
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "python": platform.python_version(),
-        },
+        provenance={**provenance(device), "packages": {p: version(p) for p in PACKAGES}},
+        libraries=[Libraries(name, rows) for name in wanted for rows in sizes.batches],
     )
     out.mkdir(parents=True, exist_ok=True)
 
@@ -671,7 +826,7 @@ def run(
         write_json(out / "gpu.json", asdict(results))
         (out / "gpu.md").write_text(page_section(asdict(results)) + "\n", encoding="utf-8")
 
-    budget = Budget(seconds, len(wanted) * (len(sizes.batches) + 1))
+    budget = Budget(seconds, len(wanted) * (2 * len(sizes.batches) + 1))
     try:
         results.copy_bytes_per_s = copy_bandwidth(device, sizes.copied)
     except RuntimeError:
@@ -679,6 +834,12 @@ def run(
     forget(device)
     for name in wanted:
         measure_shape(results, name, sizes.shapes[name], sizes, device, budget, save)
+        forget(device)
+    # After everything else: importing nnsight patches torch.
+    for name in wanted:
+        lines = [line for line in results.libraries if line.shape == name]
+        config = sizes.shapes[name]
+        measure_shape_in_libraries(lines, config, sizes, device, DTYPES[dtype], budget, save)
         forget(device)
     print((out / "gpu.md").read_text(encoding="utf-8"))
 
@@ -721,10 +882,11 @@ def page_section(found: dict[str, object]) -> str:
     copied = results["copy_bytes_per_s"]
     lines = [
         f"Device: **{results['device']}**; backbone {results['dtype']}, value module float32; "
-        f"prompt {results['n_prompt']}, new tokens {results['n_new']}; torch "
-        f"{results['versions']['torch']}, transformers {results['versions']['transformers']}; "
+        f"prompt {results['n_prompt']}, new tokens {results['n_new']}; "
         + (f"copy {copied / 1e9:.0f} GB/s; " if copied else "")
         + f"{results['seconds']:.0f} s in all.",
+        "",
+        _measured_by(results),
         "",
         "Decoding. Time ratios: median over cycles of 5 tokens [middle 90 % of cycles].",
         "",
@@ -733,6 +895,17 @@ def page_section(found: dict[str, object]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [_cell_row(cell) for cell in results["cells"]]
+    lines += [
+        "",
+        "Libraries: the bare model, the unguided decoder through either library, and guidance "
+        "through nnsight. Time ratios as above.",
+        "",
+        f"| shape | batch | tokens/s {PLAIN} | {LENS} | nnsight | nnsight, r = 5 | "
+        f"time {LENS} over {PLAIN} | nnsight over {PLAIN} | r = 5 over unguided, nnsight | "
+        "r = 1 over unguided, nnsight |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [_library_row(line) for line in _libraries(results)]
     lines += [
         "",
         "Operations a token that are no views, and waits for the device: continuing / refreshing.",
@@ -751,19 +924,54 @@ def page_section(found: dict[str, object]) -> str:
     ]
     lines += [_training_row(line) for line in results["training"]]
     failed = [
-        f"- {line['shape']}{', batch ' + str(line['batch']) if 'batch' in line else ''}: "
+        f"- {line['shape']}{', batch ' + str(line['batch']) if 'batch' in line else ''}{what}: "
         f"{line['failure']}"
-        for group in ("cells", "operations", "training")
-        for line in results[group]
+        for group, what in (
+            ("cells", ""),
+            ("operations", ""),
+            ("training", ", training"),
+            ("libraries", ", libraries"),
+        )
+        for line in results.get(group, ())
         if line["failure"]
     ]
     return "\n".join(lines + (["", "Not measured:", "", *failed] if failed else []))
 
 
-def _ratio(cell: dict, kind: str) -> str:  # type: ignore[type-arg]
-    if kind not in cell["ratio"]:
+def _measured_by(results: dict) -> str:  # type: ignore[type-arg]
+    """Revision and packages that measured; runs before they were recorded say so."""
+    made = results.get("provenance", {})
+    git = made.get("git")
+    revision = "not recorded"
+    if git:
+        revision = f"`{git['revision'][:10]}`{', with changes' if git['dirty'] else ''}"
+    packages = made.get("packages") or results.get("versions", {})
+    named = [f"{name} {packages[name]}" for name in PACKAGES if packages.get(name)]
+    lacking = [name for name in PACKAGES if not packages.get(name)]
+    text = f"Measured by: revision {revision}; {', '.join(named)}"
+    return f"{text}; {' and '.join(lacking)} not recorded." if lacking else f"{text}."
+
+
+def _libraries(results: dict) -> list[dict]:  # type: ignore[type-arg]
+    """The rows on libraries; of a run before they were measured, rows without numbers."""
+    found: list[dict] = results.get("libraries") or [  # type: ignore[type-arg]
+        asdict(Libraries(cell["shape"], cell["batch"])) for cell in results["cells"]
+    ]
+    return found
+
+
+def _library_row(line: dict) -> str:  # type: ignore[type-arg]
+    speed = line["tokens_per_s"]
+    speeds = [f"{speed[kind]:.1f}" if kind in speed else "–" for kind in LIBRARIES[:4]]
+    ratios = [_spread(line["ratio"], kind) for kind in (LENS, NNSIGHT)]
+    ratios += [_spread(line["guided_ratio"], kind) for kind in ("r = 5", "r = 1")]
+    return "| " + " | ".join([line["shape"], str(line["batch"]), *speeds, *ratios]) + " |"
+
+
+def _spread(ratios: dict[str, list[float]], kind: str) -> str:
+    if kind not in ratios:
         return "–"
-    middle, low, high = cell["ratio"][kind]
+    middle, low, high = ratios[kind]
     return f"{middle:.3f} [{low:.3f}, {high:.3f}]"
 
 
@@ -774,7 +982,7 @@ def _cell_row(cell: dict) -> str:  # type: ignore[type-arg]
     speeds = [
         f"{speed[kind]:.1f}" if kind in speed else "–" for kind in KINDS if "again" not in kind
     ]
-    ratios = [_ratio(cell, kind) for kind in ("r = 5", "r = 1", "unguided again")]
+    ratios = [_spread(cell["ratio"], kind) for kind in ("r = 5", "r = 1", "unguided again")]
     parts = [
         cell["shape"], str(cell["batch"]), *speeds, *ratios, memory,
         "–" if share is None else f"{share:.3f}", f"{cell['rounds']}, {cell['cycles']}",

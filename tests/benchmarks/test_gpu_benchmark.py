@@ -36,6 +36,8 @@ def test_a_small_run_measures_every_cell_and_its_report_fills_the_page(
     assert set(first["ratio"]) == {"unguided", "unguided again", "r = 5", "r = 1"}
     assert first["ratio"]["unguided"] == [1.0, 1.0, 1.0]
     assert all(speed > 0 for speed in first["tokens_per_s"].values())
+    for line in found["libraries"]:
+        assert line["failure"] is None or line["failure"] == "the time was used up"
 
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- gpu:begin -->\n<!-- gpu:end -->\nafter\n")
@@ -45,6 +47,55 @@ def test_a_small_run_measures_every_cell_and_its_report_fills_the_page(
     assert text.startswith("before\n")
     assert f"| tiny | 1 | {first['tokens_per_s']['unguided']:.1f} |" in text
     assert text.endswith("after\n")
+    made = found["provenance"]
+    assert f"torch {made['packages']['torch']}, " in text
+    assert f"nnsight {made['packages']['nnsight']}." in text
+    if made["git"] is not None:
+        assert f"Measured by: revision `{made['git']['revision'][:10]}`" in text
+
+
+def test_the_libraries_are_measured_beside_the_bare_model(script: ModuleType) -> None:
+    preset, line = script.tiny(), script.Libraries("tiny", 2)
+    shape = preset.shapes["tiny"]
+    models = script.open_everywhere(shape, "cpu", torch.float32)
+    module = script.build_module(script.recipe_for(shape), "cpu")
+    script.measure_libraries(line, models, module, shape, preset, "cpu", until=0.0)
+    assert (line.rounds, line.cycles) == (1, 2)
+    assert tuple(line.tokens_per_s) == script.LIBRARIES
+    assert all(speed > 0 for speed in line.tokens_per_s.values())
+    assert line.ratio["Hugging Face"] == (1.0, 1.0, 1.0)
+    assert line.ratio["TransformerLens"][0] > 1.0  # twice, at this size
+    assert set(line.guided_ratio) == {"r = 5", "r = 1"}
+    row = script._library_row(script.asdict(line))
+    assert row.startswith(f"| tiny | 2 | {line.tokens_per_s['Hugging Face']:.1f} | ")
+    assert "–" not in row
+
+
+def test_the_bare_model_decodes_the_tokens_that_both_libraries_decode(script: ModuleType) -> None:
+    """What is compared does the same work."""
+    shape = script.tiny().shapes["tiny"]
+    models = script.open_everywhere(shape, "cpu", torch.float32)
+    batch = script.prompts(shape, 2, 8, "cpu")
+    bare = torch.stack(list(script.plain_tokens(models.plain, batch, 6)))
+    for backbone in (models.lens, models.traced):
+        steps = script.tokens(backbone, batch, script.NoGuidance(), 6)
+        assert torch.equal(torch.stack([step.ids for step in steps]), bare)
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in models.plain.modules()]
+    assert sum(hooks) == 0
+
+
+def test_an_older_record_shows_dashes_and_says_what_it_does_not_know(script: ModuleType) -> None:
+    path = Path(__file__).parents[2] / "docs" / "results" / "gpu.json"
+    found = json.loads(path.read_text())
+    for name in ("provenance", "libraries"):
+        found.pop(name, None)
+    text = script.page_section({**found, "versions": {"torch": "2.11.0", "transformers": "5.17.0"}})
+    assert (
+        "Measured by: revision not recorded; torch 2.11.0, transformers 5.17.0; transformer-lens "
+        "and nnsight not recorded." in text
+    )
+    rows = text.split("Libraries: ")[1].split("Operations")[0]
+    assert rows.count("| – | – | – | – | – | – | – | – |") == len(found["cells"])
 
 
 @pytest.mark.parametrize(
