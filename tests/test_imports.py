@@ -31,6 +31,7 @@ STAIRCASE: tuple[tuple[str, ...], ...] = (
         "workbench.runs",
         "workbench.background",
         "workbench.config",
+        "workbench.hub",
         "workbench.training_state",
         "workbench.quiet",
         "workbench.remedies",

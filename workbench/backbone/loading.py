@@ -53,6 +53,7 @@ from workbench.backbone.self_check import TESTED, check_wrapped, plain_logits
 from workbench.backbone.special_tokens import check_special_tokens
 from workbench.backbone.transformer_lens import TransformerLensBackbone
 from workbench.errors import BackboneError, MemoryLimitError, WorkbenchWarning
+from workbench.hub import can_be_fetched
 from workbench.quiet import quiet_libraries
 from workbench.testbed.registry import EMBEDDED, embedded_path
 
@@ -378,6 +379,8 @@ def _resolve(name: str) -> str:
             f"unknown backbone '{name}': the embedded ones are {', '.join(EMBEDDED)}; otherwise "
             "give a checkpoint folder or a Hugging Face id such as org/model"
         )
+    if not can_be_fetched(name, "model"):
+        raise unreachable(name, name, ConnectionError("no connection"))
     return name
 
 

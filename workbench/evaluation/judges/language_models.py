@@ -28,6 +28,7 @@ from transformers import (
 from workbench.backbone.chat import render_chat
 from workbench.data.example import Conversation
 from workbench.errors import CheckpointError, ConfigError
+from workbench.hub import can_be_fetched
 
 Floats = NDArray[np.float64]
 BATCH_SIZE = 8
@@ -254,6 +255,9 @@ class SequenceJudgeModel:
 def _load(
     path: str, loader: Callable[..., Any], *, padding_side: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    if _HUB_ID.fullmatch(path) and not Path(path).is_dir() and not can_be_fetched(path, "model"):
+        silent = ConnectionError("the Hugging Face hub does not answer")
+        raise CheckpointError(_unreadable(path, silent))
     try:
         model = loader(path, dtype="auto", use_safetensors=True, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(
