@@ -4,6 +4,7 @@ Their metadata requests are repeated with growing pauses, and no setting shorten
 connection to the hub, or to the proxy before it, tells in a moment whether trying makes sense.
 """
 
+import importlib
 import socket
 import threading
 from pathlib import Path
@@ -71,8 +72,7 @@ def _is_cached(repository: str, kind: Kind) -> bool:
         return True
     if kind != "dataset":
         return False
-    from datasets import config  # an extra: whoever asks for a data set has it
-
+    datasets = importlib.import_module("datasets.config")  # an extra; who asks for a set has it
     name = repository.replace("/", "___").casefold()
-    prepared = Path(config.HF_DATASETS_CACHE)
+    prepared = Path(datasets.HF_DATASETS_CACHE)
     return prepared.is_dir() and any(p.name.casefold() == name for p in prepared.iterdir())
