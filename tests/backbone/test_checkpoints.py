@@ -296,6 +296,7 @@ def test_a_command_that_runs_out_of_memory_ends_in_one_line(
     def fail(*_: object, **__: object) -> None:
         raise error
 
+    monkeypatch.setattr("workbench.cli._replying.load_backbone", fail)
     monkeypatch.setattr(backbone, "load_backbone", fail)
     said = "--batch-size, or hold the backbone in half the memory with --dtype bfloat16 ("
     assert run(["train", "--backbone", "testbed-llama", "--print-config"]) == 2
