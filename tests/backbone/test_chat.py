@@ -208,6 +208,21 @@ def test_rules_that_decide_the_ids_are_part_of_the_fingerprint(
     assert reading_rules(llama) == {}
 
 
+def test_several_templates(
+    saved: Callable[..., Path], load: Callable[..., "FrozenBackbone"]
+) -> None:
+    from workbench.errors import TokenError
+
+    backbone = load(saved("qwen2"))
+    plain = backbone.tokenizer.chat_template
+    expected = backbone.encode(["mend"]).ids.tolist()
+    backbone.tokenizer.chat_template = {"default": plain, "tool_use": OPEN}
+    assert backbone.encode(["mend"]).ids.tolist() == expected
+    backbone.tokenizer.chat_template = {"rag": plain, "tool_use": OPEN}
+    with pytest.raises(TokenError, match="multiple chat templates"):
+        backbone.encode(["mend"])
+
+
 EMBEDDED_TOKENIZER = "324fce5d5cd82e14e8b08aa734230adefd8e1e9e114f3438b0fb0ea08de9051f"
 """Fingerprint in every module that was trained on an embedded backbone."""
 

@@ -37,6 +37,7 @@ def render_chat(
 
     Raises:
         jinja2.TemplateError: The template is damaged, or refuses these turns.
+        ValueError: There are several templates, none of them the default.
     """
     return str(
         tokenizer.apply_chat_template(

@@ -102,9 +102,14 @@ def load_backbone(
         BackboneError: Unknown name, device, number type or backend; missing, truncated or
             non-finite weights; no safetensors, no tokenizer, or a model that is not decoder-only; a
             device map that does not fit; more positions asked of a model that learned an embedding
-            for each; or a family outside the tested ones that fails the check of
-            :mod:`workbench.backbone.self_check`. The message says what to do.
+            for each; a multimodal model whose language model cannot be read by itself; a tokenizer
+            whose special tokens are not the model's; or a family outside the tested ones that fails
+            the check of :mod:`workbench.backbone.self_check`. The message says what to do.
         MemoryLimitError: No room for the weights.
+
+    Warns:
+        WorkbenchWarning: What stays out of a multimodal model, what speaks against the tokenizer, or
+            ``"auto"`` without a graphics card.
     """
     name = str(name_or_path)
     if backend not in BACKENDS:

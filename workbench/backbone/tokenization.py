@@ -64,7 +64,7 @@ class Tokenization:
                 f"the chat template of {self._name} is damaged ({error}): put the tokenizer's own "
                 "chat_template.jinja or tokenizer_config.json beside its weights"
             ) from error
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, ValueError) as error:  # several templates, none the default
             raise TokenError(
                 f"the chat template of {self._name} refuses these turns "
                 f"({', '.join(message.role for message in conversation)}): {error}"
