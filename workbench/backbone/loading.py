@@ -108,8 +108,8 @@ def load_backbone(
         MemoryLimitError: No room for the weights.
 
     Warns:
-        WorkbenchWarning: What stays out of a multimodal model, what speaks against the tokenizer, or
-            ``"auto"`` without a graphics card.
+        WorkbenchWarning: What stays out of a multimodal model, what speaks against the tokenizer,
+            or ``"auto"`` without a graphics card.
     """
     name = str(name_or_path)
     if backend not in BACKENDS:
