@@ -13,11 +13,12 @@ from transformers import PretrainedConfig
 
 from workbench.errors import BackboneError, WorkbenchWarning
 
+_WHOLES = ("gemma3", "mistral3")
 _TEXT_MODELS: Mapping[str, str] = {
-    "gemma3": "Gemma3ForCausalLM",
-    "mistral3": "MistralForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
+    "mistral": "MistralForCausalLM",
 }
-"""Class of the language model by the type of the whole: those that the tests hold against it."""
+"""Class of the language model by its type: those that the tests hold against the whole."""
 TEXT_KEYS: Mapping[str, str] = {
     r"^language_model\.lm_head\.": "lm_head.",
     r"^language_model\.model\.": "model.",
@@ -40,12 +41,11 @@ def check_text_model(name: str, config: PretrainedConfig) -> None:
         BackboneError: It cannot; the message says why, and what to take instead.
     """
     inside = config.text_config
-    known = _TEXT_MODELS.get(config.model_type)
-    if known is None or inside.model_type not in ("gemma3_text", "mistral"):
+    if config.model_type not in _WHOLES or inside.model_type not in _TEXT_MODELS:
         raise BackboneError(
             f"{name} is a multimodal model ({config.model_type}): its language model "
             f"({inside.model_type}) sits inside another model, and the workbench reads it out of "
-            f"{' and '.join(_TEXT_MODELS)} alone. Take a checkpoint of a language model by itself, "
+            f"{' and '.join(_WHOLES)} alone. Take a checkpoint of a language model by itself, "
             "of the same family if there is one"
         )
 
@@ -53,7 +53,7 @@ def check_text_model(name: str, config: PretrainedConfig) -> None:
 def text_config(config: PretrainedConfig) -> PretrainedConfig:
     """The language model's configuration, complete: class and token ids stand in the whole's."""
     inside: PretrainedConfig = copy.deepcopy(config.text_config)
-    inside.architectures = [_TEXT_MODELS[config.model_type]]
+    inside.architectures = [_TEXT_MODELS[inside.model_type]]
     for field in _TOKENS:
         stated = getattr(config, field, None)
         if stated is not None:
