@@ -126,6 +126,16 @@ def test_resume_with_other_settings(checkpoint: Path, folder: Path, capsys: Capt
     assert "seed was 0, now 7" in mistake(capsys, other)
 
 
+def test_the_default_on_a_backbone_without_modules_names_the_way_out(
+    checkpoint: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    line = mistake(capsys, quick(checkpoint, tmp_path / "run"))
+    assert "no value module 'workbench' ships for" in line
+    assert line.endswith("; --guidance none measures the model alone")
+    asked = mistake(capsys, quick(checkpoint, tmp_path / "run", "--guidance", "svgt"))
+    assert "--guidance none" not in asked
+
+
 def test_the_batch_size_is_recorded_and_belongs_to_the_run(
     checkpoint: Path, folder: Path, value_module: Path, capsys: Captured
 ) -> None:

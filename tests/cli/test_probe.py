@@ -319,3 +319,66 @@ def test_not_measured_is_a_dash(opened: dict[str, ProbeRun]) -> None:
     assert [next(iter(column.cells)) for column in table.columns] == [
         "a", "–", "", "0", "too few",
     ]  # fmt: skip
+
+
+# --------------------------------------------------------------------------------- few long prompts
+
+
+def pairs_file(path: Path, n_intents: int, contexts: tuple[str, ...]) -> Path:
+    """Harmful and harmless intents with both replies in every context, two prompts an intent."""
+    rows: list[dict[str, object]] = [
+        {"prompt": "no reply here", "context": "bare", "group": "none"},
+        {"prompt": "mild only", "context": "mild", "group": "mild", "prompt_harm": False}
+        | {"response": "yes .", "response_harm": True},
+    ]
+    for context in contexts:
+        for number in range(n_intents):
+            for harm in (True, False):
+                for wording in ("how", "why"):
+                    asked = {
+                        "prompt": f"{context} {wording} {number} {harm}", "context": context,
+                        "group": f"{harm} {number}", "prompt_harm": harm,
+                    }  # fmt: skip
+                    rows.append({**asked, "response": "no .", "response_harm": False})
+                    rows.append({**asked, "response": "yes .", "response_harm": True})
+    return write_lines(path, rows)
+
+
+def test_long_texts_are_measured_on_one_context_and_few_intents_of_a_file(tmp_path: Path) -> None:
+    from workbench.cli._probing import Prompts
+
+    prompts = Prompts.of(None, pairs_file(tmp_path / "p.jsonl", 10, ("one", "two")), None)
+    assert len(prompts.pairs(8, 0, harmless=True)) == 2 * 10 * 2 * 2
+    few = prompts.few_pairs(8, 0)
+    assert set(few.contexts) == {"one"}
+    for harm in (True, False):
+        groups = [g for g, h in zip(few.groups, few.prompt_harm, strict=True) if h == harm]
+        assert groups == [f"{harm} {number}" for number in range(8) for _ in range(2)]
+    assert set(prompts.few_pairs(3, 0).groups) == {f"{h} {n}" for h in (True, False) for n in "012"}
+    only_two = Prompts.of("two", tmp_path / "p.jsonl", None)
+    assert set(only_two.few_pairs(8, 0).contexts) == {"two"}
+
+
+def test_long_texts_are_measured_on_one_context_of_the_embedded_world() -> None:
+    from workbench.cli._probing import Prompts
+
+    few = Prompts.of(CONTEXTS, None, 5).few_pairs(4, 0)
+    assert set(few.contexts) == {"direct"}
+    assert len(set(g for g, h in zip(few.groups, few.prompt_harm, strict=True) if h)) == 4
+
+
+def test_dilution_asks_for_few_pairs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: Path, value_module: Path
+) -> None:
+    from workbench.cli import _probing_bridge
+
+    measured: list[set[str]] = []
+
+    def run_dilution(*given: object, **_: object) -> list[object]:
+        measured.append(set(given[2].contexts))  # type: ignore[attr-defined]
+        return []
+
+    monkeypatch.setattr(_probing_bridge, "run_dilution", run_dilution)
+    arguments = quick("anchoring", checkpoint, tmp_path / "run", "--max-new-tokens", "4")
+    assert run([*arguments, "--guidance", f"svgt:{value_module}"]) == 0
+    assert measured == [{"direct"}]

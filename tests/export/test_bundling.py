@@ -13,7 +13,7 @@ import yaml
 
 from tests.export.conftest import MakeRun, evaluation_rows, instability_records
 from workbench.cli.main import run as run_command
-from workbench.errors import ExportError
+from workbench.errors import ConfigError, ExportError
 from workbench.export.bundling import FORMATS, export_runs
 from workbench.export.citation import PAPER_ARXIV, PAPER_TITLE, SOFTWARE_TITLE, bibtex
 from workbench.export.column_meanings import UNKNOWN, meaning_of
@@ -237,3 +237,8 @@ def test_the_citation_is_that_of_the_project() -> None:
     assert PAPER_ARXIV in paper["url"]
     assert cff["title"] == SOFTWARE_TITLE
     assert "revision abc" in bibtex("1.0", "abc")
+
+
+def test_a_single_format_as_a_text_is_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"formats.*'latex'"):
+        export_runs([tmp_path], "latex", tmp_path / "out")

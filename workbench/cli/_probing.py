@@ -204,6 +204,40 @@ class Prompts:
             return pairs_of_examples(self.examples, harmless=harmless)
         return embedded_pairs(self.contexts, n_intents=limit, seed=seed, harmless=harmless)
 
+    def few_pairs(self, most: int, seed: int) -> ReplyPairs:
+        """Pairs of one context and few intents, for what is measured on long texts.
+
+        Args:
+            most: Harmful intents; harmless ones are added as far as there are as many.
+            seed: Of the prompts of the embedded world.
+
+        Returns:
+            Of the embedded world, pairs of the first context. Of a file, those of the first
+            context with a harmful pair, their intents in the file's order.
+
+        Raises:
+            DataError: No prompt has two such replies, or fewer intents exist.
+        """
+        if self.file is None:
+            first = self.contexts[:1]
+            return embedded_pairs(first, n_intents=most, seed=seed, harmless=True)
+        pairs = pairs_of_examples(self.examples, harmless=True)
+        rows = range(len(pairs))
+        context = next(
+            (pairs.contexts[row] for row in rows if pairs.prompt_harm[row]), pairs.contexts[0]
+        )
+        chosen: dict[bool, list[str]] = {True: [], False: []}
+        kept = []
+        for row in rows:
+            if pairs.contexts[row] != context:
+                continue
+            intents, intent = chosen[pairs.prompt_harm[row]], pairs.groups[row]
+            if intent not in intents and len(intents) < most:
+                intents.append(intent)
+            if intent in intents:
+                kept.append(row)
+        return pairs.rows(kept)
+
 
 def _embedded_contexts(text: str | None) -> tuple[str, ...]:
     if text is None:

@@ -1,7 +1,6 @@
 """The work behind ``workbench probe anchoring`` and ``workbench probe reliability``."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from rich.table import Table
@@ -119,10 +118,9 @@ def _filler(prompts: Prompts, seed: int) -> Filler:
 def _diluted(
     subject: Subject, prompts: Prompts, filler: Filler, limit: int, seed: int, tell: Tell
 ) -> list[Record]:
-    """Dilution over as many tokens as the backbone has positions for."""
+    """Dilution over as many tokens as the backbone has positions for, on few prompts."""
     backbone, distances = _with_room(subject.backbone)
-    first = replace(prompts, contexts=prompts.contexts[:1])
-    pairs = first.pairs(min(limit, _MOST_DILUTED), seed, harmless=True)
+    pairs = prompts.few_pairs(min(limit, _MOST_DILUTED), seed)
     return run_dilution(
         backbone, subject.guided, pairs, filler, DilutionConfig(distances), seed=seed,
         on_progress=tell,

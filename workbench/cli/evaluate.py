@@ -6,9 +6,10 @@ from typing import Annotated
 import typer
 
 from workbench.cli._limits import MAX_SEED, Backend, BatchSize, Device, Dtype, check_resumable
-from workbench.errors import ConfigError
+from workbench.errors import CheckpointError, ConfigError
 
 _JUDGE = "refusal-prefix"
+_GUIDANCE = "none,svgt"
 _HELP = """Measure what guidance does: harm, refusals, broken replies and fluency.
 
 The prompts come from the embedded world, whose oracle knows for every reply whether it is
@@ -54,7 +55,7 @@ def evaluate(
             help="Separated by commas: none, svgt, svgt:CONFIG, svgt:FOLDER, METHOD (caa, iti, "
             "...) or METHOD:FOLDER."
         ),
-    ] = "none,svgt",
+    ] = _GUIDANCE,
     seed: Annotated[
         int, typer.Option(min=0, max=MAX_SEED, help="Seed of prompts and sampling.")
     ] = 0,
@@ -141,7 +142,12 @@ def evaluate(
     else:
         check_judge_name(judge or _JUDGE)
     model = load_backbone(backbone, device=device, dtype=dtype, backend=backend)
-    guidances = {spec: load_guidance(spec, model, options) for spec in specs}
+    try:
+        guidances = {spec: load_guidance(spec, model, options) for spec in specs}
+    except CheckpointError as error:
+        if guidance != _GUIDANCE:
+            raise
+        raise CheckpointError(f"{error}; --guidance none measures the model alone") from error
     if prompts is not None:
         benchmark = read_prompts(
             prompts,

@@ -24,6 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from workbench.arguments import typed_arguments
 from workbench.errors import ExportError, RunError
 from workbench.export.citation import bibtex
 from workbench.export.exhibits.exhibit import PaperFigure
@@ -66,6 +67,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 _READABLE = 0o644 << 16
 
 
+@typed_arguments
 def export_runs(
     runs: Sequence[Path],
     formats: Sequence[str],
@@ -89,6 +91,7 @@ def export_runs(
         The files, sorted.
 
     Raises:
+        ConfigError: An argument of another type, a single format as a text, for example.
         ExportError: An unknown format, or see :func:`workbench.export.run_contents.read_runs`; or
             ``out`` is taken.
         RunError: A run cannot be read, or a file cannot be written.
