@@ -171,3 +171,20 @@ def test_the_training_is_ordered_where_the_session_computes(
 def test_an_order_for_the_processor_needs_no_more_words() -> None:
     words = TrainingOrder("testbed-llama", "workbench").arguments(Path("runs/mine"))
     assert {"--device", "--dtype"}.isdisjoint(words)
+
+
+def test_memory_that_runs_out_names_what_the_app_can_lower(
+    open_playground: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workbench.backbone import TransformerLensBackbone
+
+    def fail(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    app = open_playground()
+    monkeypatch.setattr(TransformerLensBackbone, "_run", fail)
+    app.button(key="generate").click().run()
+    assert not app.exception
+    assert "out of memory while running 1 rows of" in said(app.error)
+    assert "ask for fewer new tokens or a shorter prompt" in said(app.error)
+    assert "--batch-size" not in said(app.error)

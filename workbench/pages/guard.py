@@ -8,8 +8,13 @@ from functools import wraps
 import streamlit as st
 
 from workbench.errors import WorkbenchError
+from workbench.remedies import remedied_by
 
 _log = logging.getLogger(__name__)
+_LESS_MEMORY = (
+    "ask for fewer new tokens or a shorter prompt, or hold the backbone in half the memory: number "
+    "type bfloat16 in the sidebar, or SVGT_DTYPE=bfloat16 when the app is started"
+)
 
 
 @contextmanager
@@ -33,7 +38,7 @@ def guarded(page: Callable[[], None]) -> Callable[[], None]:
 
     @wraps(page)
     def safe() -> None:
-        with told_in_words():
+        with told_in_words(), remedied_by(_LESS_MEMORY):
             page()
 
     return safe
