@@ -7,29 +7,55 @@ connection to the hub, or to the proxy before it, tells in a moment whether tryi
 import importlib
 import socket
 import threading
+import warnings
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from huggingface_hub import constants
+from huggingface_hub import constants, try_to_load_from_cache
+
+from workbench.errors import WorkbenchWarning
 
 _PATIENCE = 4.0
 _PORTS = {"http": 80, "https": 443}
-Kind = Literal["model", "dataset"]
 
 
-def can_be_fetched(repository: str, kind: Kind) -> bool:
-    """Whether it makes sense to ask the hub's libraries for a repository.
+def reachable_model(repository: str) -> str | None:
+    """What to give the libraries for a model: its id, or its folder in the cache.
 
-    They answer at once where they are told to stay offline, and find what the cache holds of it;
-    else the hub must answer.
+    The folder stands in where the hub does not answer and nobody said *offline*, which is told: by
+    its id even a model that the cache holds whole takes minutes then.
 
     Args:
         repository: Its id, ``org/name``.
-        kind: What it holds.
+
+    Returns:
+        None where the hub does not answer and the cache has no such model.
     """
-    return constants.HF_HUB_OFFLINE or _is_cached(repository, kind) or hub_answers()
+    if constants.HF_HUB_OFFLINE or hub_answers():
+        return repository
+    found = try_to_load_from_cache(repository, "config.json", cache_dir=constants.HF_HUB_CACHE)
+    if not isinstance(found, str):
+        return None
+    warnings.warn(
+        f"the Hugging Face hub does not answer: {repository} is read from the cache as it is",
+        WorkbenchWarning,
+        stacklevel=2,
+    )
+    return str(Path(found).parent)
+
+
+def why_no_dataset(repository: str) -> str | None:
+    """Why a data set cannot be asked for now; None where it can.
+
+    Args:
+        repository: Its id, ``org/name``.
+    """
+    if constants.HF_HUB_OFFLINE or hub_answers():
+        return None
+    why = "the Hugging Face hub does not answer"
+    held = "; the cache holds something of it, which HF_HUB_OFFLINE=1 reads"
+    return f"{why}{held}" if _is_cached_dataset(repository) else why
 
 
 def hub_answers(patience: float = _PATIENCE) -> bool:
@@ -65,13 +91,11 @@ def _next_host(endpoint: str) -> tuple[str, int]:
     return asked.hostname or "", asked.port or _PORTS.get(asked.scheme, 443)
 
 
-def _is_cached(repository: str, kind: Kind) -> bool:
-    """Whether the local cache holds anything of it; whether that is enough, its library says."""
-    flat = repository.replace("/", "--")
-    if (Path(constants.HF_HUB_CACHE) / f"{kind}s--{flat}" / "snapshots").is_dir():
+def _is_cached_dataset(repository: str) -> bool:
+    """Whether the local caches hold anything of a data set; what it is worth, ``datasets`` says."""
+    flat = f"datasets--{repository.replace('/', '--')}"
+    if (Path(constants.HF_HUB_CACHE) / flat / "snapshots").is_dir():
         return True
-    if kind != "dataset":
-        return False
     datasets = importlib.import_module("datasets.config")  # an extra; who asks for a set has it
     name = repository.replace("/", "___").casefold()
     prepared = Path(datasets.HF_DATASETS_CACHE)

@@ -1,5 +1,6 @@
 """Without a network, what would be fetched from the hub is refused in seconds and in one line."""
 
+import shutil
 import socket
 import threading
 import time
@@ -11,7 +12,7 @@ from huggingface_hub import constants
 
 from workbench import hub
 from workbench.cli.main import run
-from workbench.errors import CheckpointError, DataError
+from workbench.errors import CheckpointError, DataError, WorkbenchWarning
 
 Captured = pytest.CaptureFixture[str]
 CLOSED = "http://127.0.0.1:9"
@@ -58,10 +59,11 @@ def test_a_model_and_a_judge_and_a_data_set_fail_in_seconds(
 
 def test_an_answer_decides(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not hub.hub_answers()
-    assert not hub.can_be_fetched("org/model", "model")
+    assert hub.reachable_model("org/model") is None
     monkeypatch.setattr(constants, "ENDPOINT", server)
     assert hub.hub_answers()
-    assert hub.can_be_fetched("org/set", "dataset")
+    assert hub.reachable_model("org/model") == "org/model"
+    assert hub.why_no_dataset("org/set") is None
 
 
 def test_behind_a_proxy_the_proxy_must_answer(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,14 +93,34 @@ def test_a_name_that_nobody_resolves_is_waited_for_no_longer_than_said(
     over.set()
 
 
-def test_what_is_cached_or_said_to_be_offline_is_left_to_the_library(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_what_is_said_to_be_offline_is_left_to_the_library(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "hub" / "models--org--model" / "snapshots").mkdir(parents=True)
-    assert hub.can_be_fetched("org/model", "model")
-    assert not hub.can_be_fetched("org/model", "dataset")
-    (tmp_path / "datasets" / "Org___set").mkdir(parents=True)
-    assert hub.can_be_fetched("org/set", "dataset")
-    assert not hub.can_be_fetched("org/other", "dataset")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert hub.can_be_fetched("org/other", "dataset")
+    assert hub.reachable_model("org/model") == "org/model"
+    assert hub.why_no_dataset("org/set") is None
+
+
+def test_a_cached_data_set_is_named(tmp_path: Path) -> None:
+    (tmp_path / "datasets" / "Org___set").mkdir(parents=True)
+    (tmp_path / "hub" / "datasets--org--raw" / "snapshots").mkdir(parents=True)
+    for held in ("org/set", "org/raw"):
+        assert "does not answer; the cache holds" in (hub.why_no_dataset(held) or "")
+    assert hub.why_no_dataset("org/other") == "the Hugging Face hub does not answer"
+
+
+def test_a_cached_model_is_read_from_its_folder_and_this_is_said(tmp_path: Path) -> None:
+    from workbench.backbone import load_backbone
+    from workbench.testbed.registry import embedded_path
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    kept = tmp_path / "hub" / "models--org--model"
+    shutil.copytree(embedded_path("testbed-llama"), kept / "snapshots" / commit)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text(commit)
+    started = time.monotonic()
+    with pytest.warns(WorkbenchWarning, match="org/model is read from the cache as it is"):
+        backbone = load_backbone("org/model")
+    assert time.monotonic() - started < 20  # by its id: minutes
+    assert backbone.name == "org/model"
+    assert backbone.weights_hash == load_backbone("testbed-llama").weights_hash

@@ -53,7 +53,7 @@ from workbench.backbone.self_check import TESTED, check_wrapped, plain_logits
 from workbench.backbone.special_tokens import check_special_tokens
 from workbench.backbone.transformer_lens import TransformerLensBackbone
 from workbench.errors import BackboneError, MemoryLimitError, WorkbenchWarning
-from workbench.hub import can_be_fetched
+from workbench.hub import reachable_model
 from workbench.quiet import quiet_libraries
 from workbench.testbed.registry import EMBEDDED, embedded_path
 
@@ -384,9 +384,10 @@ def _resolve(name: str) -> str:
             f"unknown backbone '{name}': the embedded ones are {', '.join(EMBEDDED)}; otherwise "
             "give a checkpoint folder or a Hugging Face id such as org/model"
         )
-    if not can_be_fetched(name, "model"):
+    found = reachable_model(name)
+    if found is None:
         raise unreachable(name, name, ConnectionError("no connection"))
-    return name
+    return found
 
 
 def _embedded_folder(name: str) -> Path:

@@ -12,7 +12,7 @@ from typing import Any
 
 from workbench.data.sources.tables import Row
 from workbench.errors import ConfigError, DataError
-from workbench.hub import can_be_fetched
+from workbench.hub import why_no_dataset
 
 _GATED = ("gated", "401", "403", "authenticated", "access to it", "log in")
 
@@ -56,9 +56,9 @@ def hub_rows(hub_set: HubSet, steps: str) -> list[tuple[int, Row]]:
         DataError: The set is missing, gated, or out of reach.
     """
     load_dataset = _load_dataset()
-    if not can_be_fetched(hub_set.id, "dataset"):
-        silent = ConnectionError("the Hugging Face hub does not answer")
-        raise DataError(_message(hub_set, silent, steps))
+    silent = why_no_dataset(hub_set.id)
+    if silent is not None:
+        raise DataError(_message(hub_set, ConnectionError(silent), steps))
     try:
         table = load_dataset(hub_set.id, **_arguments(hub_set, load_dataset))
         rows: list[tuple[int, Row]] = list(enumerate(table, start=1))

@@ -28,7 +28,7 @@ from transformers import (
 from workbench.backbone.chat import render_chat
 from workbench.data.example import Conversation
 from workbench.errors import CheckpointError, ConfigError
-from workbench.hub import can_be_fetched
+from workbench.hub import reachable_model
 
 Floats = NDArray[np.float64]
 BATCH_SIZE = 8
@@ -255,13 +255,15 @@ class SequenceJudgeModel:
 def _load(
     path: str, loader: Callable[..., Any], *, padding_side: str
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    if _HUB_ID.fullmatch(path) and not Path(path).is_dir() and not can_be_fetched(path, "model"):
+    on_hub = _HUB_ID.fullmatch(path) and not Path(path).is_dir()
+    source = reachable_model(path) if on_hub else path
+    if source is None:
         silent = ConnectionError("the Hugging Face hub does not answer")
         raise CheckpointError(_unreadable(path, silent))
     try:
-        model = loader(path, dtype="auto", use_safetensors=True, trust_remote_code=False)
+        model = loader(source, dtype="auto", use_safetensors=True, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(
-            path, padding_side=padding_side, trust_remote_code=False
+            source, padding_side=padding_side, trust_remote_code=False
         )
     except ImportError as error:
         raise ConfigError(f"{path} needs another package: {_first_line(error)}") from error
