@@ -34,6 +34,7 @@ from workbench.svgt.curriculum import (
     TrainedModule,
     TrainingEvent,
 )
+from workbench.svgt.objectives import SafetyConfig
 from workbench.svgt.recipes import RECIPES, make_recipe
 from workbench.testbed.corpus import sample_prompts
 from workbench.testbed.intents import find_intent
@@ -486,3 +487,21 @@ def test_a_training_goes_on_with_another_batch_size_and_says_so(
     again = train_in_testbed(tiny.backbone, RECIPE, out, seed=3, batch_size=7, resume=True)
     assert again is None  # finished: nothing is read, and the record stays
     assert RunFolder.open(out).record.config["batch_size"] == 5
+
+
+def test_what_depends_on_the_batch_size_cannot_go_on_with_another(
+    tiny: "TinyModel", tmp_path: Path
+) -> None:
+    """Validation then scores sampled replies, and they choose the best state."""
+    recipe = replace(
+        RECIPE, curriculum=replace(RECIPE.curriculum, safety=SafetyConfig("on-policy"))
+    )
+    out = tmp_path / "run"
+
+    def kill(event: TrainingEvent) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        train_in_testbed(tiny.backbone, recipe, out, seed=3, on_event=kill)
+    with pytest.raises(RunError, match="with batch size 5: it began with 64"):
+        train_in_testbed(tiny.backbone, recipe, out, seed=3, batch_size=5, resume=True)

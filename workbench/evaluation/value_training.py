@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pad_sequence
 from workbench.backbone.protocol import Backbone, TokenBatch
 from workbench.config import from_mapping, to_mapping
 from workbench.data.assembly import DataReport
-from workbench.errors import WorkbenchWarning
+from workbench.errors import RunError, WorkbenchWarning
 from workbench.evaluation.training_data import PreparedData, TrainingData
 from workbench.evaluation.training_progress import PROGRESS_FILE, ProgressLog
 from workbench.guidance.decoding import generate
@@ -136,9 +136,15 @@ def _settings(
     before = found.config.get(_BATCH, BATCH_SIZE)
     if before == batch_size or found.status == "finished":
         return found.config
+    if recipe.curriculum.safety.kind == "on-policy":
+        raise RunError(
+            f"cannot resume {out} with batch size {batch_size}: it began with {before}, and what "
+            "the guided model says in validation, which chooses the best state, depends on it"
+        )
     warnings.warn(
         f"the training in {out} began with batch size {before} and goes on with {batch_size}: its "
-        "weights agree with those of an uninterrupted one up to rounding only",
+        "weights agree with those of an uninterrupted one up to rounding only, and replies "
+        "measured on the way may differ",
         WorkbenchWarning,
         stacklevel=2,
     )
@@ -200,7 +206,8 @@ def train_into_folder(
         resume: Go on where a killed training in ``out`` stopped.
         earlier: A value module of the same data and seed, whose stages 1 and 2 are taken over.
         batch_size: Texts that the backbone reads at a time. Another one changes weights by rounding
-            only, unless what the guided model says is trained on (``safety.kind = 'on-policy'``).
+            only, unless what the guided model says is trained on (``safety.kind = 'on-policy'``):
+            such a training cannot go on with another.
         on_data: Told what was made of the data, before the first step.
         on_event: Told of every step.
 
