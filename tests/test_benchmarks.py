@@ -1,7 +1,6 @@
 """The report of the embedded benchmark pools seeds without mixing anything up."""
 
 import contextlib
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -9,32 +8,21 @@ from types import ModuleType
 import pandas as pd
 import pytest
 import typer
+from scripts import load_script
 
 from workbench.runs import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def _script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        f"{name}_benchmark_script", ROOT / "benchmarks" / f"{name}.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def embedded() -> ModuleType:
-    return _script("embedded")
+    return load_script("benchmarks/embedded.py")
 
 
 @pytest.fixture(scope="module")
 def findings() -> ModuleType:
-    return _script("findings")
+    return load_script("benchmarks/findings.py")
 
 
 def _row(guidance: str, config: str, prompt: str, value: float) -> dict[str, object]:

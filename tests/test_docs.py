@@ -1,6 +1,5 @@
 """The documentation builds without a broken link and says what the code says."""
 
-import importlib.util
 import json
 import re
 import subprocess
@@ -11,6 +10,7 @@ from urllib.parse import unquote
 
 import pytest
 import yaml
+from scripts import load_script
 
 from workbench.cli._reference import command_reference
 from workbench.cli.main import GlobalOptions, build_app, command_modules
@@ -51,12 +51,7 @@ def test_the_command_reference_is_what_the_commands_say() -> None:
 
 
 def hooks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_hooks", DOCS / "_build" / "hooks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("docs/_build/hooks.py")
 
 
 def test_the_api_pages_name_every_public_module() -> None:

@@ -1,25 +1,15 @@
 """The benchmark of the two backends compares equal things, and pairs its rounds."""
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "backends.py"
+from scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("backends_benchmark", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["backends_benchmark"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/backends.py")
 
 
 def test_both_backends_do_the_same_work(script: ModuleType) -> None:

@@ -1,6 +1,5 @@
 """The collection benchmark keeps its contract, and all contestants read the same states."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from scripts import load_script
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "collection.py"
 RATIOS = {"collect_over_run_with_cache", "collect_over_filtered"}
@@ -16,13 +16,7 @@ RATIOS = {"collect_over_run_with_cache", "collect_over_filtered"}
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("collection_benchmark", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["collection_benchmark"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/collection.py")
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """The decoding benchmark keeps its contract, and its two-pass loop is the method it stands for."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from scripts import load_script
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "decoding.py"
 RATIOS = {
@@ -22,13 +22,7 @@ RATIOS = {
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("decoding_benchmark", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["decoding_benchmark"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/decoding.py")
 
 
 def test_last_line_is_one_json_object_with_the_agreed_ratios() -> None:

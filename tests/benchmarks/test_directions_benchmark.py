@@ -1,6 +1,5 @@
 """The directions benchmark keeps its contract, and its loop fits what the batches fit."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -8,19 +7,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from scripts import load_script
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "directions.py"
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("directions_benchmark", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["directions_benchmark"] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/directions.py")
 
 
 def test_last_line_is_one_json_object_with_the_agreed_figures() -> None:

@@ -1,14 +1,13 @@
 """The benchmark of rivals: what its control is trained on, and what its commands ask for."""
 
-import importlib.util
 import inspect
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from scripts import load_script
 
 from workbench.backbone.protocol import Backbone
 from workbench.evaluation.testbed_training import TestbedData
@@ -16,18 +15,12 @@ from workbench.evaluation.tuning import TuningConfig
 from workbench.svgt.curriculum.recipe import Recipe
 from workbench.svgt.recipes import make_recipe
 
-FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "leaderboard.py"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
 def board() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("leaderboard_benchmark_script", FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/leaderboard.py")
 
 
 def test_equal_data_is_the_default_recipe_on_the_data_of_the_rivals(board: ModuleType) -> None:
@@ -59,7 +52,7 @@ def test_equal_data_is_trained_where_run_finds_it(
 
 
 def test_one_command_measures_as_many_prompts_as_the_page_says(board: ModuleType) -> None:
-    page = (FILE.parents[1] / "docs" / "benchmark.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "benchmark.md").read_text(encoding="utf-8")
     limit = inspect.signature(board.run).parameters["limit"].default
     said = re.findall(r"^(\d+) harmful, (\d+) look-alike and (\d+) benign prompts", page, re.M)
     assert set(said) == {(str(limit),) * 3}

@@ -1,8 +1,6 @@
 """Ablations: what is varied, what is reused, and whether a planted difference is found."""
 
-import importlib.util
 import math
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from scripts import load_script
 from torch import Tensor, nn
 
 from workbench.backbone.protocol import Backbone
@@ -610,14 +609,7 @@ def test_the_change_without_the_correction_by_hand(
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    file = ROOT / "benchmarks" / "ablations.py"
-    spec = importlib.util.spec_from_file_location("ablations_benchmark_script", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/ablations.py")
 
 
 def test_the_page_says_what_is_missing(

@@ -1,14 +1,13 @@
 """The leaderboard as tables and a figure: the numbers in them, quoted columns, the front."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import pytest
+from scripts import load_script
 
 from workbench.backbone import load_backbone
 from workbench.evaluation.leaderboard.comparing import COLUMNS as COMPARED
@@ -178,14 +177,7 @@ def test_thirteen_methods_look_different() -> None:
 
 @pytest.fixture
 def script() -> ModuleType:
-    file = ROOT / "benchmarks" / "leaderboard.py"
-    spec = importlib.util.spec_from_file_location("leaderboard_benchmark_script", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/leaderboard.py")
 
 
 def test_one_command_writes_the_page_and_results_that_can_be_read_again(

@@ -4,7 +4,6 @@ That they still run is tested beside this: pytest executes ``notebooks/*.ipynb``
 """
 
 import ast
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -12,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "notebooks"
@@ -40,12 +40,7 @@ def defined(code: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def executing() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("execute_notebooks", FOLDER / "_execute.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("notebooks/_execute.py")
 
 
 def test_there_are_seven_in_order() -> None:
