@@ -153,7 +153,8 @@ def test_an_interrupted_training_goes_on_and_ends_the_same(
     with monkeypatch.context() as patch:
         patch.setattr(command.StageBoard, "show", interrupted)
         assert run(begin) == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "error: interrupted"
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == "error: interrupted; the same command with --resume goes on"
     assert not (cut / "svgt.json").exists()
     assert "resume it, or choose a new folder" in mistake(capsys, *begin)
     assert run([*begin, "--resume"]) == 0

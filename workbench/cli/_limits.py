@@ -10,6 +10,9 @@ from workbench.errors import RunError
 MAX_SEED = 2**63 - 1
 """Largest seed that every generator takes."""
 
+MIN_FITTED = 22
+"""Fewest training prompts of a rival: 3/8 of them, its safe replies, are still 8."""
+
 Device = Annotated[
     str,
     typer.Option(

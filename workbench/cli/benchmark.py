@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli._limits import MAX_SEED, BatchSize, Device, Dtype, check_resumable
+from workbench.cli._limits import MAX_SEED, MIN_FITTED, BatchSize, Device, Dtype, check_resumable
 
 _HELP = """Compare methods of guidance: one benchmark, one decoder, one judge, several seeds.
 
@@ -78,7 +78,10 @@ def benchmark(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Limit of a reply.")] = 80,
     prompt_seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the prompts.")] = 0,
     examples: Annotated[
-        int, typer.Option(min=8, help="Training prompts a method is fitted on, see workbench fit.")
+        int,
+        typer.Option(
+            min=MIN_FITTED, help="Training prompts a method is fitted on, see workbench fit."
+        ),
     ] = 1600,
     costs: Annotated[
         bool,

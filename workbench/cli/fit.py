@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli._limits import MAX_SEED, Device, Dtype, check_resumable
+from workbench.cli._limits import MAX_SEED, MIN_FITTED, Device, Dtype, check_resumable
 from workbench.errors import ConfigError
 
 _HELP = """Fit one method of guidance on the embedded world's training split.
@@ -50,7 +50,9 @@ def fit(
     ] = 16,
     examples: Annotated[
         int,
-        typer.Option(min=8, help="Training prompts, and as many pairs; safe replies: 3/8 of it."),
+        typer.Option(
+            min=MIN_FITTED, help="Training prompts, and as many pairs; safe replies: 3/8 of it."
+        ),
     ] = 1600,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Limit of a reply.")] = 80,
     device: Device = "cpu",

@@ -116,10 +116,13 @@ def run(arguments: Sequence[str]) -> int:
         stderr that starts with ``error:``, after a traceback if ``--debug`` was given.
     """
     options = GlobalOptions()
-    remedy = _SMALLER
+    remedy, interrupted = _SMALLER, "interrupted"
     try:
         command = typer.main.get_command(build_app(options))
-        remedy = _memory_remedy(command, arguments)
+        known = _options_of(command, arguments)
+        remedy = _memory_remedy(known)
+        if "--resume" in known:
+            interrupted = "interrupted; the same command with --resume goes on"
         # typer answers an exit code for Exit and an interrupt, and None for an ordinary end
         with _notes_in_words(), remedied_by(remedy):
             code = command.main(
@@ -130,7 +133,7 @@ def run(arguments: Sequence[str]) -> int:
     except TyperException as error:
         return _fail(_usage_message(error), EXIT_MISTAKE, options)
     except (KeyboardInterrupt, Abort):
-        return _fail("interrupted", EXIT_INTERRUPTED, options)
+        return _fail(interrupted, EXIT_INTERRUPTED, options)
     except Exception as error:
         # torch is not imported for --help, so its errors are known by name and by what they say
         if type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error):
@@ -139,15 +142,19 @@ def run(arguments: Sequence[str]) -> int:
         hint = "" if options.debug else f" (a bug; `{PROGRAM} --debug ...` shows the traceback)"
         return _fail(what + hint, EXIT_BUG, options)
     if code == EXIT_INTERRUPTED:
-        return _fail("interrupted", EXIT_INTERRUPTED, options)
+        return _fail(interrupted, EXIT_INTERRUPTED, options)
     return code if isinstance(code, int) else EXIT_OK
 
 
-def _memory_remedy(command: object, arguments: Sequence[str]) -> str:
-    """What lowers the memory of the command that the arguments name: options that it has."""
+def _options_of(command: object, arguments: Sequence[str]) -> set[str]:
+    """The options of the command that the arguments name."""
     for word in arguments:
         command = getattr(command, "commands", {}).get(word, command)
-    known = {name for parameter in getattr(command, "params", ()) for name in parameter.opts}
+    return {name for parameter in getattr(command, "params", ()) for name in parameter.opts}
+
+
+def _memory_remedy(known: set[str]) -> str:
+    """What lowers the memory of a command with these options."""
     found = [remedy for option, remedy in _REMEDIES.items() if option in known]
     return ", or ".join(found) or _SMALLER
 

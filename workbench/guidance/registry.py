@@ -173,8 +173,8 @@ def find_fitted(spec: GuidanceSpec, backbone: Backbone) -> Path:
             return shipped / spec.family
         problem = f"{spec.family} does not ship for {backbone.name}"
     raise CheckpointError(
-        f"{problem}; fit one with `workbench fit {spec.family} --backbone {backbone.name} --out "
-        f"my-{spec.family}` and use {spec.family}:my-{spec.family}"
+        f"{problem}; fit one with `workbench fit {spec.family} --backbone {backbone.name} --tune "
+        f"--out my-{spec.family}` and use {spec.family}:my-{spec.family}"
     )
 
 

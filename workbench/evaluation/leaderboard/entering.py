@@ -96,7 +96,11 @@ class Entering:
                     f"{self.seeds} are there; the others were not trained"
                 )
         if method_name(GuidanceSpec(REFERENCE, DEFAULT_CONFIG)) not in {e.method for e in entrants}:
-            notes.append(f"{REFERENCE} takes no part: nothing is tested against it")
+            notes.append(
+                f"{REFERENCE} takes no part: nothing is tested against it; a module of your own "
+                f"enters as {REFERENCE} where --modules FOLDER has its run folder as "
+                f"FOLDER/{_short_name(self.backbone)}/{DEFAULT_CONFIG}/SEED"
+            )
         return Entries(tuple(entrants), tuple(notes))
 
     def _everything(self, notes: list[str]) -> tuple[GuidanceSpec, ...]:
