@@ -117,6 +117,7 @@ def test_chips_read_as_the_reply_does() -> None:
         (["Hi", "\n\n", "you"], "Hi\n\nyou", ["Hi", "", "\n\nyou"]),
         (["caf", "\ufffd", "\ufffd", " au"], "café au", ["caf", "", "é", " au"]),  # two bytes
         (["\ufffd", "\ufffd"], "é", ["", "é"]),
+        (["a", "c", "d"], "abc d", ["a", "bc", " d"]),  # one that reads otherwise alone
         (["the", "the"], "the the", ["the", " the"]),
         ([], "", []),
     ],

@@ -101,11 +101,12 @@ def added_texts(pieces: Sequence[str], text: str) -> tuple[str, ...]:
         word = piece.strip()
         found = text.find(word, end) if word else -1
         between = text[end:found].rstrip()
-        if found >= 0 and (unread or not between):
+        taken = found >= 0 and (unread or not between)
+        if taken:
             if unread:
                 ends[-1] = end + len(between)  # what the tokens before spell together
             end = found + len(word)
-        unread = found < 0
+        unread = not taken
         ends.append(end)
     if ends:
         ends[-1] = len(text)
