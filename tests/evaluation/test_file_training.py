@@ -404,4 +404,4 @@ def test_a_benchmark_says_that_it_does_not_know_what_files_taught(
 ) -> None:
     from workbench.evaluation.leaderboard.leakage import _of_module
 
-    assert list(_of_module(whole / "run", backbone)) == []
+    assert list(_of_module(str(whole / "run"), backbone)) == []

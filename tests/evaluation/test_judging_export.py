@@ -78,4 +78,4 @@ def test_two_judge_runs_are_lined_up_by_judge_and_property(judged: RunFolder) ->
     places = table.iloc[:, 0].tolist()
     assert "oracle, harmful" in places
     assert "refusal-prefix, refused" in places
-    assert set(table["two − one"].str.split(" ").str[0]) == {"+0.00"}
+    assert set(table["two − one"].str.split(" ").str[0]) == {"+0.0"}
