@@ -32,7 +32,7 @@ METRICS = {
 def quick(checkpoint: Path, out: Path, *more: str) -> list[str]:
     return [
         "benchmark", "--backbone", str(checkpoint), "--out", str(out), "--limit", "2", "--seeds",
-        "2", "--max-new-tokens", "4", "--cost-rounds", "1", "--examples", "8", *more,
+        "2", "--max-new-tokens", "4", "--cost-rounds", "1", "--examples", "22", *more,
     ]  # fmt: skip
 
 
@@ -172,7 +172,7 @@ def test_weights_of_another_method_or_backbone_are_refused_before_anything_is_me
 
 def fitting(checkpoint: Path, out: Path, *more: str) -> list[str]:
     return [
-        "fit", "planted", "--backbone", str(checkpoint), "--out", str(out), "--examples", "8",
+        "fit", "planted", "--backbone", str(checkpoint), "--out", str(out), "--examples", "22",
         "--limit", "1", "--max-new-tokens", "3", *more,
     ]  # fmt: skip
 
@@ -213,7 +213,7 @@ def test_a_configuration_can_be_given(
     assert "did you mean 'behaviour'" in mistake(capsys, bad)
     (tmp_path / "deep.yaml").write_text("layer: 77\n")
     deep = ["fit", "caa", "--backbone", str(checkpoint), "--out", str(tmp_path / "deep")]
-    line = mistake(capsys, [*deep, "--examples", "8", "--config", str(tmp_path / "deep.yaml")])
+    line = mistake(capsys, [*deep, "--examples", "22", "--config", str(tmp_path / "deep.yaml")])
     assert f"{tmp_path / 'deep.yaml'}: layer = 77: {checkpoint} has blocks 0 to 2" in line
     assert "planted does not ship" in mistake(capsys, fitting(checkpoint, tmp_path / "none"))
     both = fitting(checkpoint, tmp_path / "both", "--tune", "--config", str(tmp_path / "mine.yaml"))
