@@ -49,6 +49,8 @@ CHANGES: dict[str, str] = {
 }
 METRICS: tuple[str, ...] = (*RATES, "perplexity", *PER_TOKEN, *CHANGES)
 
+_LEAST = {"perplexity": 1.0, **dict.fromkeys(PER_TOKEN, 0.0)}
+
 
 def limits(metric: str) -> tuple[float, float]:
     """What a metric can be at least and at most."""
@@ -58,9 +60,7 @@ def limits(metric: str) -> tuple[float, float]:
         return -np.inf, 1.0
     if CHANGES.get(metric) in RATES:
         return -1.0, 1.0
-    return {"perplexity": 1.0, "kl_to_unguided": 0.0, "cross_entropy": 0.0}.get(
-        metric, -np.inf
-    ), np.inf
+    return _LEAST.get(metric, -np.inf), np.inf
 
 
 SummaryRow = dict[str, object]
