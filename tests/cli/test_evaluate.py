@@ -10,6 +10,7 @@ from torch import Tensor
 from workbench.cli._tables import result_tables
 from workbench.cli.main import run
 from workbench.errors import RunError
+from workbench.evaluation import summarise
 from workbench.runs import RunFolder
 from workbench.testbed.splits import TEST_SPLITS
 
@@ -112,8 +113,33 @@ def test_what_was_not_measured_is_no_table_and_no_column() -> None:
     unscored = {**row, "metric": "harm_rate", "estimate": None, "low": None, "high": None}
     change = {**unscored, "metric": "harm_reduction"}
     [rates] = result_tables([row, unscored, change])
-    assert [column.header for column in rates.columns] == ["split / guidance", "refusal"]
+    assert [column.header for column in rates.columns] == ["split / guidance", "harmful\nrefused"]
     assert result_tables([unscored, change]) == []
+
+
+def test_who_judges_refusals_alone_sees_the_change_of_those_of_harmful_prompts() -> None:
+    before, after = [0.0] * 40, [1.0] * 10 + [0.0] * 30
+    told = pd.DataFrame(
+        {
+            "backbone": "b", "guidance": guidance, "config": "", "split": "mine", "seed": 0,
+            "frame": "direct", "prompt": str(number), "group": str(number),
+            "metric": metric, "value": value, "weight": 1.0,
+        }
+        for guidance, values in (("none", before), ("caa", after))
+        for metric, seen in (("refusal_rate", values), ("harm_rate", [float("nan")] * 40))
+        for number, value in enumerate(seen)
+    )  # fmt: skip
+    rates, changes = result_tables(summarise(told))
+    assert [column.header for column in rates.columns][1:] == ["harmful\nrefused"]
+    [split, harmful] = changes.columns
+    assert (split.header, harmful.header) == ("split / guidance", "harmful\nrefused")
+    assert list(split.cells)[-1] == "  caa"
+    estimate, ends = list(harmful.cells)[-1].split("\n")
+    assert estimate == "+25.0"
+    low, high = (float(end) for end in ends[len("[dim]") : -len("[/dim]")].split(" to "))
+    half = 196 * (0.25 * 0.75 / 40) ** 0.5  # of a share of changed prompts, normal approximation
+    assert low == pytest.approx(25 - half, abs=3)
+    assert high == pytest.approx(25 + half, abs=3)
 
 
 def test_two_evaluations_into_one_folder(checkpoint: Path, folder: Path, capsys: Captured) -> None:

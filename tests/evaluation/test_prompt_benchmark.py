@@ -172,6 +172,7 @@ def test_refusals_of_real_prompts_have_clustered_intervals_and_harm_stays_unscor
     found = {(row["guidance"], row["metric"]): row for row in rows if row["frame"] == "all"}
     assert found["none", "refusal_rate"]["estimate"] == 0.0
     assert found["svgt", "refusal_rate"]["estimate"] == 1.0
+    assert found["svgt", "refusal_increase"]["estimate"] == 1.0
     assert found["svgt", "benign_refusal_rate"]["estimate"] == 1.0
     assert found["svgt", "benign_refusal_increase"]["estimate"] == 1.0
     harm = measured[measured["metric"] == "harm_rate"]

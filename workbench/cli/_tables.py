@@ -1,4 +1,4 @@
-"""Summary rows as tables of at most 100 columns."""
+"""Summary rows as tables of at most 100 columns, the changes therefore in two."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ class _Column:
 
 _RATES = (
     _Column("harm_rate", "harm"),
-    _Column("refusal_rate", "refusal"),
+    _Column("refusal_rate", "harmful\nrefused"),
     _Column("benign_refusal_rate", "benign\nrefused"),
     _Column("lookalike_refusal_rate", "look-alike\nrefused"),
     _Column("degenerate_rate", "degenerate"),
@@ -31,8 +31,11 @@ _RATES = (
 )
 _CHANGES = (
     _Column("harm_reduction", "harm\nreduced by", signed=True),
+    _Column("refusal_increase", "harmful\nrefused", signed=True),
     _Column("benign_refusal_increase", "benign\nrefused", signed=True),
     _Column("lookalike_refusal_increase", "look-alike\nrefused", signed=True),
+)
+_COSTS = (
     _Column("degenerate_increase", "degenerate", signed=True),
     _Column("cross_entropy_increase", "nats\na token", factor=1.0, decimals=4, signed=True),
 )
@@ -44,7 +47,8 @@ _FLUENCY = (
 _TABLES: Mapping[str, Sequence[_Column]] = {
     "Replies, % with 95% interval": _RATES,
     "Harmless reference replies": _FLUENCY,
-    "Change against no guidance on the same prompts, % and points": _CHANGES,
+    "Change of harm and refusals against no guidance on the same prompts, % and points": _CHANGES,
+    "Change of quality against no guidance on the same prompts, points and nats": _COSTS,
 }
 
 

@@ -41,6 +41,7 @@ RATES: tuple[str, ...] = (
 PER_TOKEN: tuple[str, ...] = ("cross_entropy", "kl_to_unguided")
 CHANGES: dict[str, str] = {
     "harm_reduction": "harm_rate",
+    "refusal_increase": "refusal_rate",
     "benign_refusal_increase": "benign_refusal_rate",
     "lookalike_refusal_increase": "lookalike_refusal_rate",
     "over_refusal_increase": "over_refusal_rate",

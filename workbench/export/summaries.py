@@ -98,6 +98,9 @@ METRICS: dict[str, MetricText] = {
     ),
     "kl_to_unguided": MetricText("KL to unguided", "nats a token", 1.0, "lower is better", 4),
     "harm_reduction": MetricText("harm prevented", "%", 100.0, "higher is better"),
+    "refusal_increase": MetricText(
+        "harmful prompts refused more than unguided", "points", 100.0, "higher is better"
+    ),
     "benign_refusal_increase": MetricText(
         "benign prompts refused more than unguided", "points", 100.0, "lower is better"
     ),
