@@ -202,7 +202,7 @@ class _Plan:
                 "one): give all of them one, or collect the site prompt_last without guidance"
             )
         plan = cls(
-            layers=_known_layers(layers, backbone),
+            layers=known_layers(layers, backbone),
             sites=require_residual_sites(sites),
             readers=readers,
             guidance=bridge,
@@ -368,7 +368,12 @@ def _check_readers(readers: Mapping[str, ValueModule], backbone: Backbone) -> No
             )
 
 
-def _known_layers(layers: Sequence[int] | None, backbone: Backbone) -> tuple[int, ...]:
+def known_layers(layers: Sequence[int] | None, backbone: Backbone) -> tuple[int, ...]:
+    """The layers in ascending order, each once; None: all of the backbone and the embeddings.
+
+    Raises:
+        ConfigError: None is named, or one that the backbone lacks.
+    """
     known = range(EMBEDDING_LAYER, backbone.n_layers)
     if layers is None:
         return tuple(known)

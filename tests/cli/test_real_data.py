@@ -263,3 +263,25 @@ def test_mistakes_in_a_collection_are_named(
     begin = ["collect", "--backbone", str(checkpoint), "--prompts", str(data)]
     assert message in mistake(capsys, [*begin, *out, *change])
     assert not (tmp_path / "states").exists()
+
+
+def test_a_layer_that_is_not_there_is_refused_before_anything_is_read_or_drawn(
+    checkpoint: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    prompts = ["--prompts", str(tmp_path / "nothing.jsonl")]  # reading them would be the error
+    wanted = ["--layers", "0,3", "--out", str(tmp_path / "states")]
+    assert run(["collect", "--backbone", str(checkpoint), *prompts, *wanted]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert "there is no layer 3: " in line
+    assert "has layers 0 to 2, and -1 for the embeddings" in line
+
+
+def test_no_bar_is_drawn_where_a_text_cannot_be_read(
+    checkpoint: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    path = write(tmp_path / "odd.jsonl", [{"prompt": "how do i xylophone ?"}])
+    told = ["collect", "--backbone", str(checkpoint), "--prompts", str(path)]
+    assert run([*told, "--out", str(tmp_path / "states")]) == 2
+    err = capsys.readouterr().err
+    assert "xylophone" in err
+    assert "reading states" not in err

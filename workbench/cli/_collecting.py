@@ -9,7 +9,8 @@ from probes.collection.collect import plan_size
 from probes.collection.sites import reads_response, require_residual_sites
 from probes.collection.size import StoredType
 from workbench.backbone.protocol import Backbone
-from workbench.cli._console import error_console, output, progress_bar
+from workbench.cli._console import error_console, output
+from workbench.cli._probing import stages
 from workbench.data.example import Example
 from workbench.data.loading import load_named, split_specs
 from workbench.errors import ConfigError, DataError
@@ -104,7 +105,7 @@ def collect_with_progress(
     examples: Sequence[Example],
     out: Path,
     *,
-    layers: Sequence[int] | None,
+    layers: Sequence[int],
     sites: Sequence[str] | None,
     readers: Mapping[str, ValueModule],
     dtype: StoredType,
@@ -115,12 +116,7 @@ def collect_with_progress(
     def say(size: SizeEstimate) -> None:
         error_console().print(f"to be written: {size}", soft_wrap=True)
 
-    with progress_bar() as progress:
-        task = progress.add_task("reading states", total=len(examples))
-
-        def show(done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
+    with stages() as board:  # no bar before there is something to show
         return collect(
             backbone,
             examples,
@@ -131,7 +127,7 @@ def collect_with_progress(
             batch_size=batch_size,
             dtype=dtype,
             on_size=say,
-            on_progress=show,
+            on_progress=board.of("reading states"),
         )
 
 
@@ -139,7 +135,7 @@ def print_size(
     backbone: Backbone,
     examples: Sequence[Example],
     *,
-    layers: Sequence[int] | None,
+    layers: Sequence[int],
     sites: Sequence[str] | None,
     readers: Mapping[str, ValueModule],
     dtype: StoredType,

@@ -85,6 +85,7 @@ def collect(
     ] = False,
 ) -> None:
     """Collect states; see ``_HELP``."""
+    from probes.collection.collect import known_layers
     from probes.collection.size import stored_type
     from workbench.backbone import load_backbone
     from workbench.cli import _collecting
@@ -99,6 +100,7 @@ def collect(
     elif not estimate:
         raise ConfigError("name the folder to write with --out FOLDER, or add --estimate")
     model = load_backbone(backbone, device=device, dtype=dtype, backend=backend)
+    wanted = known_layers(wanted, model)  # before prompts are read and counted
     readers = _collecting.modules_in(modules, model)
     examples = _collecting.read_prompts(prompts, model, sites=chosen, limit=limit, skip=skip)
     if out is None or estimate:
