@@ -10,6 +10,8 @@ import torch
 from workbench.backbone import load_backbone
 from workbench.errors import CheckpointError, ConfigError
 from workbench.guidance import NoGuidance, SVGTBridge, registry
+from workbench.guidance.artifact import save_artifact
+from workbench.guidance.caa import CAAConfig
 from workbench.guidance.registry import (
     GuidanceOptions,
     GuidanceSpec,
@@ -105,6 +107,25 @@ def test_spellings(text: str, spec: GuidanceSpec, written: str) -> None:
 def test_unknown_guidance_is_named(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_guidance(text)
+
+
+def test_a_bare_path_to_a_guidance_is_told_its_spelling(
+    tmp_path: Path, tiny_backbone: "TransformerLensBackbone"
+) -> None:
+    mine, fitted = tmp_path / "mine", tmp_path / "fitted"
+    save_value_module(mine, module("mine"), backbone=tiny_backbone)
+    save_artifact(fitted, "caa", CAAConfig(layer=1), {}, backbone=tiny_backbone)
+    for typed, use in (
+        (mine, f"svgt:{mine}"),
+        (mine / "svgt.json", f"svgt:{mine}"),
+        (fitted, f"caa:{fitted}"),
+        (f"{fitted}/", f"caa:{fitted}"),
+    ):
+        with pytest.raises(ConfigError, match=f"use {re.escape(use)}$"):
+            parse_guidance(str(typed))
+    assert isinstance(load_guidance(f"svgt:{mine}", tiny_backbone), SVGTBridge)
+    with pytest.raises(ConfigError, match="unknown guidance"):
+        parse_guidance(str(tmp_path))
 
 
 def test_lists() -> None:

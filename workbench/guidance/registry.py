@@ -85,7 +85,8 @@ def parse_guidance(text: str) -> GuidanceSpec:
     """Read one guidance as a person writes it; ``svgt`` alone means the default configuration.
 
     Raises:
-        ConfigError: No such guidance.
+        CheckpointError: The path of a folder whose ``guidance.json`` is damaged.
+        ConfigError: No such guidance; for the path of a folder that holds one, how it is written.
     """
     family, colon, config = text.strip().partition(":")
     if family == "none" and not colon:
@@ -94,12 +95,26 @@ def parse_guidance(text: str) -> GuidanceSpec:
         return GuidanceSpec("svgt", config or DEFAULT_CONFIG)
     if family in METHODS and (config or not colon):
         return GuidanceSpec(family, config)
+    spelled = _spelling_of_folder(Path(text.strip())) if text.strip() else None
+    if spelled is not None:
+        raise ConfigError(f"a guidance is written with its method in front: use {spelled}")
     close = difflib.get_close_matches(family, FAMILIES, n=1)
     hint = f" (did you mean '{close[0]}'?)" if close and close[0] != family else ""
     raise ConfigError(
         f"unknown guidance '{text}'{hint}: use none, svgt, svgt:CONFIG (for example svgt:paper), "
         f"svgt:FOLDER, one of {', '.join(METHODS)}, or METHOD:FOLDER"
     )
+
+
+def _spelling_of_folder(path: Path) -> str | None:
+    """How the guidance in a folder, or beside a record in it, is written; None where none is."""
+    folder = path.parent if path.name in (RECORD_FILE, ARTIFACT_FILE) else path
+    there = folder.expanduser()
+    if (there / RECORD_FILE).is_file():
+        return f"svgt:{folder}"
+    if (there / ARTIFACT_FILE).is_file():
+        return f"{read_artifact_record(there).method}:{folder}"
+    return None
 
 
 def parse_guidance_list(text: str) -> tuple[GuidanceSpec, ...]:
