@@ -92,7 +92,7 @@ def collect(
     from workbench.runs import RUN_FILE
 
     chosen, kept_as = _collecting.sites_in(sites), stored_type(store_dtype)
-    wanted = _collecting.layers_in(layers)
+    named = _collecting.layers_in(layers)
     if out is not None:
         check_resumable(out, resume)
         if not resume and (out / RUN_FILE).is_file():
@@ -100,7 +100,7 @@ def collect(
     elif not estimate:
         raise ConfigError("name the folder to write with --out FOLDER, or add --estimate")
     model = load_backbone(backbone, device=device, dtype=dtype, backend=backend)
-    wanted = known_layers(wanted, model)  # before prompts are read and counted
+    wanted = known_layers(named, model)  # before prompts are read and counted
     readers = _collecting.modules_in(modules, model)
     examples = _collecting.read_prompts(prompts, model, sites=chosen, limit=limit, skip=skip)
     if out is None or estimate:
