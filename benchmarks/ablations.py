@@ -41,8 +41,10 @@ from workbench.export.ablation_tables import (
     read_records,
 )
 from workbench.export.markdown import fill_section
+from workbench.files import write_parquet
+from workbench.folder_lock import LOCK_FILE
 from workbench.guidance.registry import load_module
-from workbench.runs import LOCK_FILE, RUN_FILE, RunFolder, write_parquet
+from workbench.runs import RUN_FILE, RunFolder
 from workbench.testbed.registry import EMBEDDED
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)

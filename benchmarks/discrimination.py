@@ -24,7 +24,8 @@ from workbench.backbone.protocol import Backbone
 from workbench.cli._scripts import run_script
 from workbench.data.training import LabelledPair
 from workbench.evaluation.testbed_training import draw_value_data
-from workbench.runs import LOCK_FILE, RunFolder
+from workbench.folder_lock import LOCK_FILE
+from workbench.runs import RunFolder
 from workbench.statistics import Interval, cluster_bootstrap
 from workbench.svgt.curriculum import train_value_module
 from workbench.svgt.curriculum.recipe import CurriculumConfig, Recipe, StageConfig

@@ -32,8 +32,9 @@ from workbench.evaluation.testbed_benchmark import embedded_benchmark
 from workbench.evaluation.testbed_training import TestbedData
 from workbench.evaluation.value_training import train_into_folder
 from workbench.export.markdown import fill_section
+from workbench.folder_lock import LOCK_FILE
 from workbench.guidance.registry import GuidanceSpec, identify_guidance, load_guidance
-from workbench.runs import LOCK_FILE, RunFolder
+from workbench.runs import RunFolder
 from workbench.svgt.checkpoint import RECORD_FILE, WEIGHTS_FILE
 from workbench.svgt.recipes import RECIPES, make_recipe
 from workbench.testbed.registry import EMBEDDED

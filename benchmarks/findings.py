@@ -19,7 +19,8 @@ from workbench.cli.main import run as run_command
 from workbench.config import to_mapping
 from workbench.errors import RunError
 from workbench.export.markdown import fill_section
-from workbench.runs import RUN_FILE, RunFolder, read_parquet, write_json
+from workbench.files import read_parquet, write_json
+from workbench.runs import RUN_FILE, RunFolder
 from workbench.testbed.registry import EMBEDDED
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)

@@ -68,9 +68,10 @@ from workbench.backbone import (
 )
 from workbench.cli._scripts import run_script
 from workbench.export.markdown import fill_section
+from workbench.files import write_json
 from workbench.guidance import GREEDY, Guidance, NoGuidance, SVGTBridge
 from workbench.guidance.decoding import stream
-from workbench.runs import provenance, write_json
+from workbench.provenance import provenance
 from workbench.svgt import ValueModule
 from workbench.svgt.curriculum.recipe import Recipe
 from workbench.svgt.curriculum.stages import TokenisedTargets, bridge_loss

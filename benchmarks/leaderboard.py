@@ -42,19 +42,11 @@ from workbench.export.leaderboard_tables import (
     board_markdown,
     read_board,
 )
+from workbench.files import atomic_path, read_json, write_json, write_parquet
+from workbench.folder_lock import LOCK_FILE
 from workbench.guidance.artifact import ARTIFACT_FILE, TENSORS_FILE
 from workbench.guidance.methods import METHODS
-from workbench.runs import (
-    LOCK_FILE,
-    RUN_FILE,
-    SUMMARY_FILE,
-    RunFolder,
-    RunRecord,
-    atomic_path,
-    read_json,
-    write_json,
-    write_parquet,
-)
+from workbench.runs import RUN_FILE, SUMMARY_FILE, RunFolder, RunRecord
 from workbench.svgt.curriculum.recipe import DataConfig, Recipe
 from workbench.svgt.recipes import DEFAULT_RECIPE, make_recipe
 from workbench.testbed.registry import EMBEDDED

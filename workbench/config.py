@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get
 
 import yaml
 
-from workbench.errors import ConfigError
+from workbench.errors import ConfigError, one_line
 
 T = TypeVar("T")
 
@@ -91,7 +91,7 @@ def load_yaml(cls: type[T], path: str | Path) -> T:
     try:
         content = yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML ({_one_line(error)})") from error
+        raise ConfigError(f"{path}: not valid YAML ({one_line(error)})") from error
     if content is None:
         content = {}
     if not isinstance(content, dict):
@@ -280,7 +280,3 @@ def _show(value: object) -> str:
     text = repr(value)
     short = text if len(text) <= 60 else text[:57] + "..."
     return f"{short} ({type(value).__name__})"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

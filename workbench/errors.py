@@ -59,3 +59,8 @@ class ExportError(WorkbenchError):
 
 class WorkbenchWarning(UserWarning):
     """What goes on and should be known; the command line prints it as one line, ``note: ...``."""
+
+
+def one_line(error: Exception) -> str:
+    """What an error of another library says, without its line breaks."""
+    return " ".join(str(error).split())

@@ -28,7 +28,8 @@ from probes.collection.sites import TOKEN_SITE, SiteArray, has_layers
 from probes.collection.size import StoredType
 from workbench.backbone.protocol import Backbone
 from workbench.errors import NonFiniteError, RunError
-from workbench.runs import RunFolder, read_json, read_parquet, write_json, write_parquet
+from workbench.files import read_json, read_parquet, write_json, write_parquet
+from workbench.runs import RunFolder
 from workbench.svgt.curriculum.state_bank import TokenStates
 
 KIND = "states"

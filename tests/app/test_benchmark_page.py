@@ -17,7 +17,8 @@ from workbench.export.ablation_figures import curve_figure
 from workbench.export.leaderboard_figures import context_figure, cost_figure, pareto_figure
 from workbench.export.leaderboard_labels import Offset, Spot, place_labels
 from workbench.export.leaderboard_tables import Board, board_latex, safety_sheet
-from workbench.runs import RunFolder, write_json, write_parquet
+from workbench.files import write_json, write_parquet
+from workbench.runs import RunFolder
 
 Open = Callable[..., AppTest]
 SPLITS = ("all", "heldout_intents", "unseen_frames")

@@ -233,7 +233,8 @@ def test_an_interrupted_run_names_the_command_that_goes_on(
 def test_every_kind_of_run_can_be_looked_into(
     tmp_path: Path, open_runs: Open, backbone_folder: Path
 ) -> None:
-    from workbench.runs import RunFolder, write_parquet
+    from workbench.files import write_parquet
+    from workbench.runs import RunFolder
 
     with RunFolder.create(tmp_path / "trained", kind="train", config={}, seed=0) as run:
         run.append_metrics(

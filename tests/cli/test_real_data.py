@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from workbench.cli.main import run
-from workbench.runs import RunFolder, read_json
+from workbench.files import read_json
+from workbench.runs import RunFolder
 
 Captured = pytest.CaptureFixture[str]
 STAGE = {"epochs": 0.5, "batch_size": 4, "learning_rate": 1e-3, "evaluations": 1}

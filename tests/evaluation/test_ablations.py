@@ -61,10 +61,11 @@ from workbench.export.ablation_tables import (
     read_records,
     table_rows,
 )
+from workbench.files import read_json, write_json, write_parquet
 from workbench.guidance.decoding import generate
 from workbench.guidance.sampling import Sampling
 from workbench.guidance.svgt_bridge import SVGTBridge
-from workbench.runs import RunFolder, read_json, write_json, write_parquet
+from workbench.runs import RunFolder
 from workbench.statistics import holm
 from workbench.svgt import (
     BridgeConfig,

@@ -24,7 +24,8 @@ from workbench.errors import DataError, RunError
 from workbench.evaluation import file_training, state_memory
 from workbench.evaluation.file_training import FileData
 from workbench.evaluation.value_training import DATA_FILE, STATE_FILE, train_into_folder
-from workbench.runs import RunFolder, read_json
+from workbench.files import read_json
+from workbench.runs import RunFolder
 from workbench.svgt import (
     BridgeConfig,
     EncoderConfig,

@@ -32,8 +32,9 @@ from workbench.export.leaderboard_tables import (
     read_board,
     safety_sheet,
 )
+from workbench.files import write_json, write_parquet
 from workbench.guidance.registry import find_value_module
-from workbench.runs import RunFolder, write_json, write_parquet
+from workbench.runs import RunFolder
 from workbench.svgt.checkpoint import read_checkpoint_record
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -33,10 +33,11 @@ from workbench.evaluation.leaderboard.running import (
 )
 from workbench.evaluation.leaderboard.scoring import COLUMNS
 from workbench.evaluation.leaderboard.work import shared_backbone
+from workbench.files import read_json
 from workbench.guidance.registry import GuidanceSpec
 from workbench.guidance.svgt_inject import SVGTInject, SVGTInjectConfig
 from workbench.guidance.value_shift import ShiftMap
-from workbench.runs import RUN_FILE, RunFolder, read_json
+from workbench.runs import RUN_FILE, RunFolder
 from workbench.svgt.checkpoint import read_checkpoint_record, save_value_module
 from workbench.svgt.curriculum.recipe import DataConfig
 from workbench.testbed.splits import VALIDATION_SPLITS

@@ -17,7 +17,8 @@ from workbench.evaluation import measured_replies, testbed_training
 from workbench.evaluation.testbed_training import TestbedData, draw_value_data
 from workbench.evaluation.training_progress import PROGRESS_FILE
 from workbench.evaluation.value_training import STATE_FILE, train_into_folder
-from workbench.runs import RunFolder, file_sha256
+from workbench.files import file_sha256
+from workbench.runs import RunFolder
 from workbench.svgt import (
     BridgeConfig,
     EncoderConfig,

@@ -11,7 +11,8 @@ from probes.records import Record
 from workbench.evaluation.leaderboard.comparing import COLUMNS as COMPARED
 from workbench.evaluation.leaderboard.scoring import COLUMNS as SCORED
 from workbench.export.probe_runs import run_kind, save_probe
-from workbench.runs import RunFolder, write_parquet
+from workbench.files import write_parquet
+from workbench.runs import RunFolder
 
 MakeRun = Callable[..., Path]
 

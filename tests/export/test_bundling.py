@@ -19,7 +19,8 @@ from workbench.export.citation import PAPER_ARXIV, PAPER_TITLE, SOFTWARE_TITLE, 
 from workbench.export.column_meanings import UNKNOWN, meaning_of
 from workbench.export.probe_runs import run_kind
 from workbench.export.run_contents import distinct_names
-from workbench.runs import RunFolder, read_parquet
+from workbench.files import read_parquet
+from workbench.runs import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINES = ("tectonic", "pdflatex", "lualatex")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from workbench.errors import CheckpointError
-from workbench.runs import read_tensors, write_tensors
+from workbench.files import read_tensors, write_tensors
 from workbench.training_state import load_optimizer_tensors, optimizer_tensors
 
 OPTIMISERS: dict[str, Callable[[nn.Module], Optimizer]] = {

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from workbench import runs
+from workbench import files
 from workbench.errors import CheckpointError, ConfigError, RunError
 from workbench.svgt import (
     BridgeConfig,
@@ -199,14 +199,14 @@ def test_a_full_disk_leaves_the_old_checkpoint_whole(
     folder: Path, module: ValueModule, monkeypatch: pytest.MonkeyPatch, fails_on: str
 ) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    flush = runs._flush_to_disk
+    flush = files._flush_to_disk
 
     def full(path: Path) -> None:
         if path.name.endswith(fails_on):
             raise OSError(28, "No space left on device")
         flush(path)
 
-    monkeypatch.setattr(runs, "_flush_to_disk", full)
+    monkeypatch.setattr(files, "_flush_to_disk", full)
     with torch.no_grad():
         module.discriminator.out.bias += 1
     with pytest.raises(RunError, match="No space left on device"):

@@ -23,7 +23,7 @@ from workbench.errors import (
     NonFiniteError,
     RunError,
 )
-from workbench.runs import read_tensors, write_tensors
+from workbench.files import read_tensors, write_tensors
 from workbench.svgt import (
     BridgeConfig,
     CorrectionConfig,

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from workbench.errors import CheckpointError, ConfigError
-from workbench.runs import read_tensors, write_tensors
+from workbench.files import read_tensors, write_tensors
 from workbench.testbed.pretraining import Pretrainer, batches, pretrain, tokenise_dialogue
 from workbench.testbed.pretraining_config import PretrainConfig
 from workbench.testbed.tokenizer import build_tokenizer

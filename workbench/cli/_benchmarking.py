@@ -37,11 +37,12 @@ from workbench.export.leaderboard_tables import (
     read_board,
     sheets,
 )
+from workbench.files import atomic_path, read_parquet
 from workbench.guidance.artifact import read_artifact_record
 from workbench.guidance.method import FittedGuidance
 from workbench.guidance.methods import get_method
 from workbench.guidance.registry import GuidanceSpec, find_fitted
-from workbench.runs import RunFolder, atomic_path, read_parquet
+from workbench.runs import RunFolder
 from workbench.svgt.curriculum.recipe import DataConfig
 
 MARKDOWN_FILE = "leaderboard.md"

@@ -25,6 +25,8 @@ from workbench.data.files import read_examples
 from workbench.errors import ConfigError, DataError, WorkbenchError
 from workbench.export.probe_runs import RECORDS_FILE, open_probe, run_kind
 from workbench.export.probe_text import Form
+from workbench.files import file_sha256
+from workbench.folder_lock import LOCK_FILE
 from workbench.guidance.registry import (
     GuidanceSpec,
     identify_guidance,
@@ -33,7 +35,7 @@ from workbench.guidance.registry import (
     shipped_configs,
 )
 from workbench.guidance.svgt_bridge import SVGTBridge
-from workbench.runs import LOCK_FILE, RUN_FILE, RunFolder, file_sha256
+from workbench.runs import RUN_FILE, RunFolder
 from workbench.testbed.crossed import SINGLE_CONTEXTS, context_frames
 
 EMBEDDINGS = -1

@@ -11,7 +11,7 @@ import typer
 from typer.cli import get_docs_for_click
 
 from workbench.cli.main import PROGRAM, GlobalOptions, build_app
-from workbench.runs import atomic_path
+from workbench.files import atomic_path
 
 _HEAD = """# Command line
 

@@ -5,7 +5,7 @@ import sys
 import typer
 
 from workbench.cli.main import EXIT_MISTAKE
-from workbench.errors import WorkbenchError
+from workbench.errors import WorkbenchError, one_line
 
 
 def run_script(app: typer.Typer) -> None:
@@ -13,5 +13,5 @@ def run_script(app: typer.Typer) -> None:
     try:
         app()
     except WorkbenchError as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        typer.echo(f"error: {one_line(error)}", err=True)
         sys.exit(EXIT_MISTAKE)

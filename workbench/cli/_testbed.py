@@ -13,7 +13,8 @@ from workbench.cli._console import progress_bar
 from workbench.config import from_mapping, to_mapping
 from workbench.errors import ConfigError
 from workbench.evaluation.model_card import measure_card, render_card
-from workbench.runs import RUN_FILE, RunFolder, atomic_path
+from workbench.files import atomic_path
+from workbench.runs import RUN_FILE, RunFolder
 from workbench.testbed.corpus import Prompt, help_reply, sample_prompts
 from workbench.testbed.intents import IntentKind
 from workbench.testbed.pretraining import pretrain

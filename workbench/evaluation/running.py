@@ -15,9 +15,10 @@ from workbench.backbone.protocol import Backbone
 from workbench.config import to_mapping
 from workbench.evaluation.benchmark import Benchmark, EvaluationConfig, Shard, evaluate_shard
 from workbench.evaluation.summaries import SummaryRow, summarise
+from workbench.files import read_parquet, write_parquet
 from workbench.guidance.protocol import Guidance
 from workbench.guidance.registry import GuidanceSpec
-from workbench.runs import METRICS_FILE, RunFolder, read_parquet, write_parquet
+from workbench.runs import METRICS_FILE, RunFolder
 
 RUN_KIND = "evaluate"
 REPLIES_FILE = "replies.parquet"

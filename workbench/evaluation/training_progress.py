@@ -18,7 +18,8 @@ from statistics import fmean, median
 import pandas as pd
 
 from workbench.errors import RunError
-from workbench.runs import METRICS_FILE, read_parquet
+from workbench.files import read_parquet
+from workbench.runs import METRICS_FILE
 from workbench.svgt.curriculum.loop import OnEvent, TrainingEvent
 from workbench.svgt.curriculum.recipe import STAGES
 

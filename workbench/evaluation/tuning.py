@@ -35,12 +35,13 @@ from workbench.evaluation.leaderboard.engines import Engine
 from workbench.evaluation.leaderboard.plan import BASELINE, BackboneSource
 from workbench.evaluation.leaderboard.work import fit_method, shared_backbone, use_one_thread
 from workbench.evaluation.testbed_benchmark import embedded_benchmark
+from workbench.files import read_parquet, write_parquet
 from workbench.guidance.method import MAX_CANDIDATES, Aim, FittedGuidance
 from workbench.guidance.methods import get_method
 from workbench.guidance.none import NoGuidance
 from workbench.guidance.protocol import Guidance
 from workbench.guidance.registry import GuidanceSpec
-from workbench.runs import RunFolder, read_parquet, write_parquet
+from workbench.runs import RunFolder
 from workbench.statistics import Interval, cluster_bootstrap
 from workbench.svgt.curriculum.recipe import DataConfig
 from workbench.testbed.splits import VALIDATION_SPLITS

@@ -23,10 +23,11 @@ from workbench.data.assembly import DataReport
 from workbench.errors import RunError, WorkbenchWarning
 from workbench.evaluation.training_data import PreparedData, TrainingData
 from workbench.evaluation.training_progress import PROGRESS_FILE, ProgressLog
+from workbench.files import write_json
 from workbench.guidance.decoding import generate
 from workbench.guidance.sampling import Sampling
 from workbench.guidance.svgt_bridge import SVGTBridge
-from workbench.runs import RUN_FILE, RunFolder, write_json
+from workbench.runs import RUN_FILE, RunFolder
 from workbench.svgt.checkpoint import load_value_module, read_checkpoint_record, save_value_module
 from workbench.svgt.curriculum import TrainedModule, train_value_module
 from workbench.svgt.curriculum.loop import OnEvent

@@ -10,7 +10,7 @@ from workbench.evaluation.ablations import ALL_SEEDS, AblationRecord, Dependence
 from workbench.evaluation.ablations.catalogue import REFERENCE
 from workbench.evaluation.ablations.comparing import UNGUIDED
 from workbench.export.paper_tables import Cell, PaperTable, marks_text, table_latex
-from workbench.runs import read_parquet
+from workbench.files import read_parquet
 
 TEST = "test"
 VALIDATION = "validation"

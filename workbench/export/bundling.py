@@ -48,7 +48,8 @@ from workbench.export.record_files import (
 from workbench.export.run_contents import RunContents, read_runs
 from workbench.export.surroundings import environment, installed_packages, software_version
 from workbench.export.web_page import figures_page
-from workbench.runs import RUN_FILE, atomic_path, write_json
+from workbench.files import atomic_path, write_json
+from workbench.runs import RUN_FILE
 
 LATEX = "latex"
 HTML = "html"

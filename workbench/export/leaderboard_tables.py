@@ -18,7 +18,8 @@ from workbench.evaluation.leaderboard.running import COMPARISONS_FILE, LEADERBOA
 from workbench.export.paper_tables import NOTHING as NOTHING
 from workbench.export.paper_tables import Cell as PaperCell
 from workbench.export.paper_tables import PaperTable, marks_text, table_latex
-from workbench.runs import SUMMARY_FILE, read_json, read_parquet
+from workbench.files import read_json, read_parquet
+from workbench.runs import SUMMARY_FILE
 
 ALL = "all"
 """All splits, and all frames."""

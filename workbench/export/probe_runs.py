@@ -15,7 +15,8 @@ import pandas as pd
 from probes.records import Record, frame_records, records_frame
 from workbench.errors import RunError
 from workbench.export.probe_tables import summary_rows
-from workbench.runs import RunFolder, read_parquet, write_parquet
+from workbench.files import read_parquet, write_parquet
+from workbench.runs import RunFolder
 
 RECORDS_FILE = "records.parquet"
 PROJECTION_FILE = "projection.parquet"

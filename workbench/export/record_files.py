@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from workbench.export.column_meanings import meaning_of
-from workbench.runs import atomic_path, write_json, write_parquet
+from workbench.files import atomic_path, write_json, write_parquet
 
 RECORD_FORMATS: tuple[str, ...] = ("csv", "parquet", "json")
 COLUMNS_FILE = "columns.json"

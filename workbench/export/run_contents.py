@@ -8,7 +8,8 @@ import pandas as pd
 
 from workbench.errors import ExportError
 from workbench.export.exhibits import Exhibits, exhibits_of
-from workbench.runs import SUMMARY_FILE, RunFolder, RunRecord, read_json, read_parquet
+from workbench.files import read_json, read_parquet
+from workbench.runs import SUMMARY_FILE, RunFolder, RunRecord
 
 FINISHED = "finished"
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from importlib import metadata
 
 import workbench
-from workbench.runs import provenance
+from workbench.provenance import provenance
 
 
 def environment() -> dict[str, object]:

@@ -15,13 +15,7 @@ from torch import Tensor
 from workbench.backbone.protocol import Backbone
 from workbench.config import from_mapping, to_mapping
 from workbench.errors import CheckpointError, ConfigError, RunError
-from workbench.runs import (
-    atomic_path,
-    file_sha256,
-    read_json,
-    write_json,
-    write_tensors,
-)
+from workbench.files import atomic_path, file_sha256, read_json, write_json, write_tensors
 from workbench.svgt.checkpoint import (
     read_finite,
     recorded_versions,

@@ -32,11 +32,11 @@ from workbench.backbone.protocol import Backbone, TokenBatch
 from workbench.data.example import Conversation
 from workbench.data.training import ValueData
 from workbench.errors import CheckpointError, ConfigError, DataError
+from workbench.files import write_tensors
 from workbench.guidance.adapting import AdapterSession, LowRank
 from workbench.guidance.artifact import load_artifact, read_config, save_artifact, take_tensors
 from workbench.guidance.method import Method, WithoutSlots
 from workbench.guidance.protocol import GuidanceSession
-from workbench.runs import write_tensors
 
 if TYPE_CHECKING:
     from peft import LoraConfig

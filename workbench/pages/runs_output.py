@@ -25,6 +25,7 @@ from workbench.export.run_comparison import (
     short_headings,
     text_of,
 )
+from workbench.files import read_parquet
 from workbench.pages import anchoring_output, directions_output, train_output
 from workbench.pages.benchmark_ablations import show_ablations
 from workbench.pages.benchmark_output import show_board
@@ -36,7 +37,7 @@ from workbench.pages.run_choice import tell_unfinished
 from workbench.pages.runs import deletable
 from workbench.pages.summary_output import show_summary
 from workbench.pages.widgets import counted, figure_block, table_block, tell_no_truth, tell_unknown
-from workbench.runs import RunFolder, delete_run, read_parquet
+from workbench.runs import RunFolder, delete_run
 
 _MOST_ROWS = 5000
 _MOST_PLACES = 40

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from workbench.config import from_mapping, to_mapping
 from workbench.errors import CheckpointError, ConfigError, RunError
-from workbench.runs import (
+from workbench.files import (
     atomic_path,
     file_sha256,
-    provenance,
     read_json,
     read_tensors,
     write_json,
     write_tensors,
 )
+from workbench.provenance import provenance
 from workbench.svgt.config import SVGTConfig
 from workbench.svgt.origin import BackboneIdentity, BackboneRecord, identify, require_made_for
 from workbench.svgt.value_module import ValueModule

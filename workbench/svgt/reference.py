@@ -24,7 +24,7 @@ import yaml
 from torch import Tensor
 
 from workbench.errors import CheckpointError, ConfigError, RunError
-from workbench.runs import read_tensors
+from workbench.files import read_tensors
 from workbench.svgt.config import (
     BridgeConfig,
     BridgeKind,

@@ -24,8 +24,8 @@ from transformers import (
 
 from workbench.data.example import Conversation
 from workbench.errors import CheckpointError, ConfigError
+from workbench.files import read_tensors, write_tensors
 from workbench.quiet import quiet_libraries
-from workbench.runs import read_tensors, write_tensors
 from workbench.testbed.corpus import WORLDS, World, pretraining_dialogue
 from workbench.testbed.pretraining_config import PretrainConfig
 from workbench.testbed.tokenizer import build_tokenizer

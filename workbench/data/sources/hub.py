@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.data.sources.tables import Row
-from workbench.errors import ConfigError, DataError
+from workbench.errors import ConfigError, DataError, one_line
 from workbench.hub import why_no_dataset
 
 _GATED = ("gated", "401", "403", "authenticated", "access to it", "log in")
@@ -101,7 +101,7 @@ def access_steps(id: str) -> str:
 
 
 def _message(hub_set: HubSet, error: Exception, steps: str) -> str:
-    reason = " ".join(str(error).split())[:200]
+    reason = one_line(error)[:200]
     if hub_set.gated or any(word in reason.casefold() for word in _GATED):
         advice = (
             f"{access_steps(hub_set.id)}, and try again with a connection (HF_HUB_OFFLINE must "

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from workbench.data.sources.labels import Cell, is_empty
-from workbench.errors import DataError
+from workbench.errors import DataError, one_line
 
 Row = Mapping[str, Cell]
 FORMATS = ("csv", "json", "jsonl", "parquet")
@@ -147,7 +147,7 @@ def _parquet(content: bytes, path: Path) -> list[tuple[int, Row]]:
         table = pq.read_table(pa.BufferReader(content))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DataError(
-            f"{path} is no readable Parquet table ({' '.join(str(error).split())})"
+            f"{path} is no readable Parquet table ({one_line(error)})"
         ) from error
     return list(enumerate(table.to_pylist(), start=1))
 

@@ -36,10 +36,11 @@ from workbench.evaluation.ablations.subjects import ModuleStore, Subject, Told, 
 from workbench.evaluation.benchmark import Benchmark, EvaluationConfig, evaluate_shard
 from workbench.evaluation.summaries import ALL_FRAMES
 from workbench.evaluation.testbed_benchmark import embedded_benchmark
+from workbench.files import read_parquet, write_parquet
 from workbench.guidance.none import NoGuidance
 from workbench.guidance.protocol import Guidance
 from workbench.guidance.registry import GuidanceSpec
-from workbench.runs import RunFolder, read_parquet, write_parquet
+from workbench.runs import RunFolder
 from workbench.svgt.curriculum.recipe import Recipe
 from workbench.testbed.splits import TEST_SPLITS, VALIDATION_SPLITS
 

@@ -30,7 +30,7 @@ from workbench.evaluation.leaderboard.plan import BASELINE
 from workbench.guidance.decoding import generate
 from workbench.guidance.protocol import Guidance
 from workbench.guidance.sampling import GREEDY
-from workbench.runs import describe_device
+from workbench.provenance import describe_device
 from workbench.statistics import Floats, Interval, cluster_bootstrap
 
 COLUMNS: tuple[str, ...] = (

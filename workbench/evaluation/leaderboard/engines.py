@@ -16,7 +16,7 @@ from multiprocessing import get_context
 from types import ModuleType, TracebackType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from workbench.errors import ConfigError, RunError
+from workbench.errors import ConfigError, RunError, one_line
 
 JobT = TypeVar("JobT")
 ResultT = TypeVar("ResultT")
@@ -280,6 +280,6 @@ def _connect(ray: ModuleType) -> None:
         sys.stderr.write(said.getvalue())
         where = f"the Ray cluster at {address}" if address else "a local Ray cluster"
         raise ConfigError(
-            f"cannot reach {where} ({' '.join(str(error).split())}); use the local engine, or "
+            f"cannot reach {where} ({one_line(error)}); use the local engine, or "
             "set or unset RAY_ADDRESS"
         ) from error

@@ -46,9 +46,10 @@ from workbench.evaluation.leaderboard.work import (
     use_one_thread,
 )
 from workbench.evaluation.summaries import ALL_FRAMES, SummaryRow
+from workbench.files import read_parquet, write_json, write_parquet
 from workbench.guidance.artifact import ARTIFACT_FILE
 from workbench.guidance.registry import load_guidance
-from workbench.runs import SUMMARY_FILE, RunFolder, read_parquet, write_json, write_parquet
+from workbench.runs import SUMMARY_FILE, RunFolder
 
 SHARDS_FOLDER = "shards"
 REPLIES_FILE = "replies.parquet"

@@ -11,7 +11,7 @@ import pandas as pd
 
 from workbench.evaluation.benchmark import Shard
 from workbench.evaluation.leaderboard.plan import ShardKey
-from workbench.runs import read_parquet, write_parquet
+from workbench.files import read_parquet, write_parquet
 
 
 class ShardStore:

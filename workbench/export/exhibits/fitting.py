@@ -13,8 +13,9 @@ from workbench.export.exhibits.exhibit import Exhibits, joined, paper_figure
 from workbench.export.figures import dress
 from workbench.export.paper_tables import Cell, PaperTable
 from workbench.export.probe_plots import Point, look
+from workbench.files import read_parquet
 from workbench.guidance.artifact import read_artifact_record
-from workbench.runs import RunFolder, read_parquet
+from workbench.runs import RunFolder
 
 TUNING_HELP = (
     "Utility in points: harm prevented, less what is refused or broken more than without guidance; "

@@ -7,7 +7,8 @@ from workbench.export.exhibits.exhibit import Exhibits, PaperFigure
 from workbench.export.paper_tables import parts_of
 from workbench.export.probe_runs import RECORDS_FILE
 from workbench.export.probe_tables import headline_tables
-from workbench.runs import RunFolder, read_parquet
+from workbench.files import read_parquet
+from workbench.runs import RunFolder
 
 
 def probe_exhibits(

@@ -10,7 +10,7 @@ from PIL import Image
 
 from workbench.errors import ExportError
 from workbench.export.printing.style import SETTINGS
-from workbench.runs import atomic_path
+from workbench.files import atomic_path
 
 PRINT_FORMATS: tuple[str, ...] = ("pdf", "svg", "png")
 _COLOURS = 256

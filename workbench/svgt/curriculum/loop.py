@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from workbench.backbone.memory import memory_named
 from workbench.errors import CheckpointError, NonFiniteError
+from workbench.files import read_tensors, write_tensors
 from workbench.remedies import remedied_by
-from workbench.runs import read_tensors, write_tensors
 from workbench.svgt.curriculum.recipe import STAGES, StageName
 from workbench.svgt.curriculum.sampling import StepSampler
 from workbench.svgt.curriculum.stages import StageTask
