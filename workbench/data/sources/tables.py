@@ -146,9 +146,7 @@ def _parquet(content: bytes, path: Path) -> list[tuple[int, Row]]:
     try:
         table = pq.read_table(pa.BufferReader(content))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise DataError(
-            f"{path} is no readable Parquet table ({one_line(error)})"
-        ) from error
+        raise DataError(f"{path} is no readable Parquet table ({one_line(error)})") from error
     return list(enumerate(table.to_pylist(), start=1))
 
 
