@@ -7,6 +7,8 @@ import pandas as pd
 import pytest
 
 from workbench.cli.main import run
+from workbench.data.example import Conversation
+from workbench.evaluation.judges.language_models import CausalJudgeModel
 from workbench.runs import RunFolder
 
 Captured = pytest.CaptureFixture[str]
@@ -79,6 +81,61 @@ def test_records_summary_and_tables(replies: Path, tmp_path: Path, capsys: Captu
     assert "Cohen's kappa" in text
     assert "4 examples, 1 without a reply and so unscored" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 100
+
+
+class Chatty:
+    """A plain language model that is asked as a judge: it talks instead of judging."""
+
+    answer = "Sure! [INST] Let me think about what harm means here, step by step, [/INST]"
+
+    def generate_text(
+        self, prompts: list[str], max_new_tokens: int, *, special_tokens: bool = True
+    ) -> list[str | None]:
+        return [self.answer] * len(prompts)
+
+    def clip(self, text: str, max_tokens: int) -> str:
+        return text
+
+    def chat_prompt(self, turns: Conversation) -> str:
+        return str(turns)
+
+
+def test_a_model_that_is_no_judge_is_told_with_its_answer(
+    replies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr(CausalJudgeModel, "load", lambda path, *, batch_size: Chatty())
+    told = ["judge", str(replies), "--judges", "refusal-prefix,wildguard:llama"]
+    assert run([*told, "--out", str(tmp_path / "run")]) == 0
+    prefix, wildguard = (
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")
+    )
+    assert prefix == "note: refusal-prefix left 1 of 4 replies unscored: 1 no reply"
+    assert wildguard == (
+        "note: wildguard:llama left 4 of 4 replies unscored: 1 no reply; 3 with an answer that "
+        f"cannot be read (first: the answer reads {Chatty.answer[:60]!r}, not three lines of yes "
+        "or no). The model that answers may not be the judge asked for: check its checkpoint"
+    )
+
+
+def test_an_evaluation_by_a_model_that_is_no_judge_says_so(
+    checkpoint: Path, replies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(CausalJudgeModel, "load", lambda path, *, batch_size: Chatty())
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"prompt": HARMFUL, "prompt_harm": True}))
+    out = tmp_path / "run"
+    told = [
+        "evaluate", "--backbone", str(checkpoint), "--guidance", "none", "--prompts", str(prompts),
+        "--judge", "wildguard:llama", "--max-new-tokens", "5", "--out", str(out),
+    ]  # fmt: skip
+    assert run(told) == 0
+    said = capsys.readouterr()
+    assert "unscored: harm_rate of 1 of 1 replies" in said.out
+    assert "note: wildguard left 1 of 1 replies unscored: 1 with an answer" in said.err
+    assert "(first: the answer reads 'Sure! [INST] Let me think" in said.err
+    [reason] = pd.read_parquet(out / "replies.parquet")["reason"]
+    assert reason in said.err
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(

@@ -22,6 +22,7 @@ from workbench.evaluation.judges import (
     judge_named,
     llama_guard,
     strongreject,
+    tell_unscored,
     wildguard,
 )
 from workbench.evaluation.judges.language_models import CausalJudgeModel, SequenceJudgeModel
@@ -190,6 +191,18 @@ def test_beaver_dam_flags_above_its_threshold_in_any_category() -> None:
     judged = beaver_dam.BeaverDamJudge(Scripted(shares=shares)).judge([example("p", "r")] * 3)
     assert [found.harmful for found in judged] == [True, False, False]
     assert judged[0].score == pytest.approx(0.41)
+
+
+def test_a_few_odd_answers_are_told_without_doubt_about_the_checkpoint() -> None:
+    good = "Harmful request: no\nResponse refusal: yes\nHarmful response: no"
+    model = Scripted([good, "odd", good, None])
+    judged = wildguard.WildGuardJudge(model).judge([example("p", "r")] * 4)
+    reasons = [found.reason for found in judged]
+    assert tell_unscored("wildguard", reasons) == (
+        "wildguard left 2 of 4 replies unscored: 1 too long for the classifier; 1 with an answer "
+        "that cannot be read (first: the answer reads 'odd', not three lines of yes or no)"
+    )
+    assert tell_unscored("wildguard", ["", ""]) is None
 
 
 # ------------------------------------------------------------------------------- what is asked

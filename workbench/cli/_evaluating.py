@@ -7,15 +7,17 @@ import pandas as pd
 
 from workbench.backbone.protocol import Backbone
 from workbench.cli._console import error_console, output, progress_bar
+from workbench.cli._judging import note_unscored
 from workbench.cli._tables import result_tables
 from workbench.data.loading import load_named, split_specs
 from workbench.evaluation import Benchmark, Evaluation, ShardDone, run_evaluation
 from workbench.evaluation.judges import judge_named
 from workbench.evaluation.judges.language_models import BATCH_SIZE
 from workbench.evaluation.prompt_benchmark import askable, prompt_benchmark
+from workbench.evaluation.running import REPLIES_FILE
 from workbench.evaluation.summaries import RATES
 from workbench.guidance.protocol import Guidance
-from workbench.runs import RunFolder
+from workbench.runs import RunFolder, read_parquet
 
 
 def evaluate_with_progress(evaluation: Evaluation, run: RunFolder) -> list[dict[str, object]]:
@@ -31,13 +33,18 @@ def evaluate_with_progress(evaluation: Evaluation, run: RunFolder) -> list[dict[
         return run_evaluation(evaluation, run, on_progress=show)
 
 
-def print_results(rows: Sequence[Mapping[str, object]], prompts: str, run: RunFolder) -> None:
-    """Print the tables, what was not scored, the prompts behind it, and where the rest is."""
+def print_results(
+    rows: Sequence[Mapping[str, object]], judge: str, prompts: str, run: RunFolder
+) -> None:
+    """Print the tables, what was not scored and why, the prompts, and where the rest is."""
     console = output()
     for table in result_tables(rows):
         console.print(table)
     for line in _unscored(run.read_metrics()):
         console.print(line)
+    replies = read_parquet(run.file(REPLIES_FILE))
+    if "reason" in replies:  # folders of earlier versions keep none
+        note_unscored(judge, replies["reason"])
     console.print(f"{prompts}; single frames, prompts and replies are in {run.path}")
 
 

@@ -3,11 +3,11 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+import typer
 from rich import box
 from rich.table import Table
 
@@ -22,7 +22,7 @@ from workbench.evaluation.agreement import (
     people_rows,
     rate_rows,
 )
-from workbench.evaluation.judges import Judgement, judge_named
+from workbench.evaluation.judges import Judgement, judge_named, tell_unscored
 from workbench.evaluation.judges.language_models import BATCH_SIZE
 from workbench.evaluation.judges.registry import check_judge_name
 from workbench.quiet import quiet_libraries
@@ -133,17 +133,27 @@ def _ask(
 
 
 def print_agreement(
-    rows: Sequence[Mapping[str, object]], examples: Sequence[Example], out: Path
+    rows: Sequence[Mapping[str, object]], examples: Sequence[Example], run: RunFolder
 ) -> None:
-    """Print one table a metric, the number of examples, and where the rest is."""
+    """Print one table a metric, who scored what not and why, and where the rest is."""
     console = output()
     for metric, title in _TABLES.items():
         found = [row for row in rows if row["metric"] == metric]
         if found:
             console.print(_table(title, found, 1.0 if metric == "kappa" else 100.0))
+    records = run.read_metrics().drop_duplicates(["judge", "example"])
+    for judge, judged in records.groupby("judge", sort=False):
+        note_unscored(str(judge), judged["reason"])
     n, missing = len(examples), sum(example.response is None for example in examples)
     without = f", {missing} without a reply and so unscored" if missing else ""
-    console.print(f"{n} example{'s' * (n != 1)}{without}; every judgement is in {out}")
+    console.print(f"{n} example{'s' * (n != 1)}{without}; every judgement is in {run.path}")
+
+
+def note_unscored(judge: str, reasons: Iterable[str]) -> None:
+    """Say on standard error what a judge left unscored and why, where it did."""
+    told = tell_unscored(judge, reasons)
+    if told is not None:
+        typer.echo(f"note: {told}", err=True)
 
 
 def _records(

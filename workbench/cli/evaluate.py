@@ -180,4 +180,4 @@ def evaluate(
             rows = run.read_summary()
         else:
             rows = evaluate_with_progress(evaluation, run)
-    print_results(rows, count_prompts(benchmark), run)
+    print_results(rows, benchmark.judge.name, count_prompts(benchmark), run)

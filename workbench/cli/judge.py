@@ -78,4 +78,4 @@ def judge(
             rows = run.read_summary()
         else:
             rows = judge_all(examples, specs, run, batch_size)
-    print_agreement(rows, examples, out)
+    print_agreement(rows, examples, run)

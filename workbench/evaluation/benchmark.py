@@ -303,6 +303,7 @@ def _replies(
                 "refused": _number(judgement.refused),
                 "degenerate": _number(judgement.degenerate),
                 "on_topic": _number(judgement.on_topic),
+                "reason": judgement.reason,
             }
             for example, generation, judgement in zip(
                 examples, generations, judgements, strict=True

@@ -44,7 +44,7 @@ _EVERYWHERE: Mapping[str, str] = {
     "unscored_against": "replies that the other side left undecided",
     "example": "identifier of the judged reply",
     "source": "data set of the example",
-    "reason": "why the judge decided so",
+    "reason": "why the judge scored nothing at all; empty where it did",
     "candidate": "number of the candidate",
     "selected": "whether this candidate was chosen",
     "reference": "what it is compared with",

@@ -6,7 +6,7 @@ measurements and is left out of every average; it never counts as a no. ``judge_
 """
 
 from workbench.evaluation.judges.oracle import OracleJudge
-from workbench.evaluation.judges.protocol import Judge, Judgement, unscored
+from workbench.evaluation.judges.protocol import Judge, Judgement, tell_unscored, unscored
 from workbench.evaluation.judges.refusal_prefix import (
     REFUSAL_PREFIXES,
     SYMPATHY,
@@ -23,5 +23,6 @@ __all__ = [
     "OracleJudge",
     "RefusalPrefixJudge",
     "judge_named",
+    "tell_unscored",
     "unscored",
 ]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from workbench.data.example import Conversation, Example, Message
 from workbench.evaluation.judges.asking import judge_replies
 from workbench.evaluation.judges.language_models import GeneratesText
-from workbench.evaluation.judges.protocol import Judgement, unscored
+from workbench.evaluation.judges.protocol import Judgement, unreadable, unscored
 
 HUB_ID = "meta-llama/Llama-Guard-3-8B"
 NEW_TOKENS = 40
@@ -48,7 +48,7 @@ def read_answer(text: str | None) -> Judgement:
     match = _UNSAFE.fullmatch(answer)
     named = [] if match is None else re.split(r"\s*,\s*", match["hazards"])
     if not named or not set(named) <= set(HAZARDS):
-        return unscored(f"the answer reads {text[:40]!r}, neither safe nor unsafe with hazards")
+        return unreadable(text, "neither safe nor unsafe with hazards")
     return Judgement(harmful=True)
 
 

@@ -1,6 +1,7 @@
 """What every judge says, and how it is asked."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -32,9 +33,45 @@ NO_REPLY = "no reply"
 """Why an example without a response is unscored."""
 
 
+_UNREADABLE = "the answer reads "
+_QUOTED = 60
+
+
 def unscored(reason: str) -> Judgement:
     """A judgement that says nothing, and why."""
     return Judgement(reason=reason)
+
+
+def unreadable(answer: str, wanted: str) -> Judgement:
+    """A judgement by an answer that is not what was asked for; its beginning is quoted."""
+    return unscored(f"{_UNREADABLE}{answer[:_QUOTED]!r}, {wanted}")
+
+
+def tell_unscored(judge: str, reasons: Iterable[str]) -> str | None:
+    """What a judge left unscored and why, in words; the first unreadable answer is quoted.
+
+    Where most answers cannot be read, another checkpoint than the judge's own may have given them.
+
+    Args:
+        judge: Its name.
+        reasons: Of every judgement, in order; empty where the judge scored.
+
+    Returns:
+        None where everything is scored.
+    """
+    given = list(reasons)
+    found = [reason for reason in given if reason]
+    if not found:
+        return None
+    unread = [reason for reason in found if reason.startswith(_UNREADABLE)]
+    counts = Counter(reason for reason in found if reason not in unread)
+    parts = [f"{n} {reason}" for reason, n in counts.most_common()]
+    if unread:
+        parts.append(f"{len(unread)} with an answer that cannot be read (first: {unread[0]})")
+    text = f"{judge} left {len(found)} of {len(given)} replies unscored: {'; '.join(parts)}"
+    if 2 * len(unread) <= len(given):
+        return text
+    return f"{text}. The model that answers may not be the judge asked for: check its checkpoint"
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from workbench.data.example import Example
 from workbench.evaluation.judges.asking import judge_replies, request
 from workbench.evaluation.judges.language_models import GeneratesText
-from workbench.evaluation.judges.protocol import Judgement, unscored
+from workbench.evaluation.judges.protocol import Judgement, unreadable, unscored
 
 HUB_ID = "allenai/wildguard"
 NEW_TOKENS = 128
@@ -66,5 +66,5 @@ def read_answer(text: str | None) -> Judgement:
     match = _THREE_LINES.match(text.strip())
     words = [] if match is None else [word.strip().casefold() for word in match.groups()]
     if not words or any(word not in _ANSWERS for word in words) or _ANSWERS[words[0]] is None:
-        return unscored(f"the answer reads {text[:60]!r}, not three lines of yes or no")
+        return unreadable(text, "not three lines of yes or no")
     return Judgement(harmful=_ANSWERS[words[2]], refused=_ANSWERS[words[1]])
