@@ -16,8 +16,9 @@ from workbench.evaluation.judges.language_models import BATCH_SIZE
 from workbench.evaluation.prompt_benchmark import askable, prompt_benchmark
 from workbench.evaluation.running import REPLIES_FILE
 from workbench.evaluation.summaries import RATES
+from workbench.files import read_parquet
 from workbench.guidance.protocol import Guidance
-from workbench.runs import RunFolder, read_parquet
+from workbench.runs import RunFolder
 
 
 def evaluate_with_progress(evaluation: Evaluation, run: RunFolder) -> list[dict[str, object]]:
