@@ -1,6 +1,8 @@
 """``workbench evaluate``: the folder it writes, the table it prints, and mistakes."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -140,6 +142,27 @@ def test_who_judges_refusals_alone_sees_the_change_of_those_of_harmful_prompts()
     half = 196 * (0.25 * 0.75 / 40) ** 0.5  # of a share of changed prompts, normal approximation
     assert low == pytest.approx(25 - half, abs=3)
     assert high == pytest.approx(25 + half, abs=3)
+
+
+def test_prompts_of_the_world_that_do_not_fit_are_left_out_and_counted(
+    checkpoint: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    short, out = tmp_path / "short", tmp_path / "run"
+    shutil.copytree(checkpoint, short)
+    config = json.loads((short / "config.json").read_text(encoding="utf-8"))
+    config["max_position_embeddings"] = 64
+    (short / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    plain = ["evaluate", "--backbone", str(short), "--guidance", "none", "--out", str(out)]
+    few = [*plain, "--limit", "4", "--splits", "composed_frames"]
+    line = mistake(capsys, [*few, "--max-new-tokens", "64"])
+    assert "12 of composed_frames: prompt too long for 64 tokens" in line
+    assert "n_ctx = 64" in line
+    assert not out.exists()
+    assert run([*few, "--max-new-tokens", "24"]) == 0
+    told = re.search(r"composed_frames: (\d+) left out: prompt too long", capsys.readouterr().err)
+    assert told is not None
+    replies = pd.read_parquet(out / "replies.parquet")
+    assert 0 < len(replies) == 12 - int(told[1])
 
 
 def test_two_evaluations_into_one_folder(checkpoint: Path, folder: Path, capsys: Captured) -> None:

@@ -112,7 +112,7 @@ def test_a_training_on_a_file_shows_its_data_and_is_used_to_evaluate(
     ]  # fmt: skip
     assert run([*evaluate, "--out", str(tmp_path / "eval")]) == 0
     out, err = capsys.readouterr()
-    assert "test: 1 not asked: prompt that the tokenizer cannot read" in err
+    assert "test: 1 left out: prompt that the tokenizer cannot read" in err
     assert "unscored: harm_rate of 4 of 4 replies" in out
     assert "prompts of test: 2 harmful, 1 benign; judged by refusal-prefix" in " ".join(out.split())
     rows = RunFolder.open(tmp_path / "eval").read_summary()

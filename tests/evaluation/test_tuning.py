@@ -1,5 +1,7 @@
 """Tuning picks the method that was planted as the best, on validation only."""
 
+import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -9,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workbench.errors import ConfigError
+from workbench.errors import ConfigError, DataError, WorkbenchWarning
 from workbench.evaluation import tuning
 from workbench.evaluation.benchmark import EvaluationConfig
 from workbench.evaluation.leaderboard.engines import LocalEngine
@@ -19,6 +21,7 @@ from workbench.evaluation.tuning import (
     TuningConfig,
     candidates,
     choose,
+    of_shared_prompts,
     score_trials,
     tune,
     validation_prompts,
@@ -41,9 +44,9 @@ BUDGET = TuningConfig(
 )
 
 
-def tuned(tiny: "TinyModel", out: Path, *, resume: bool = False) -> tuning.Tuned:
+def tuned(backbone: str, out: Path, *, resume: bool = False) -> tuning.Tuned:
     with RunFolder.create(out, kind="fit", config={}, seed=0, resume=resume) as run:
-        source = BackboneSource(tiny.backbone.name)
+        source = BackboneSource(backbone)
         return tune(source, "planted", run, LocalEngine(), seed=0, config=BUDGET)
 
 
@@ -67,7 +70,7 @@ def test_the_wise_candidate_wins_and_of_two_equals_the_weaker(
     tiny: "TinyModel", planted: ModuleType, tmp_path: Path, drawn: set[str]
 ) -> None:
     """Random weights babble (degenerate, never harmful): wise mends all, the others as they do."""
-    found = tuned(tiny, tmp_path / "run")
+    found = tuned(tiny.backbone.name, tmp_path / "run")
     assert drawn == set(SPLITS)  # no prompt of another split was ever drawn, let alone of a test
     assert found.config == {"behaviour": "wise", "strength": 0.5}
     whole = found.table[found.table["split"] == "all"].set_index(["candidate", "metric"])
@@ -98,11 +101,59 @@ def test_trials_that_were_made_are_not_made_again(
     with monkeypatch.context() as patch:
         patch.setitem(globals(), "LocalEngine", Dying)
         with pytest.raises(Killed):
-            tuned(tiny, tmp_path / "run")
+            tuned(tiny.backbone.name, tmp_path / "run")
     assert len(planted.FITS) == 2  # `none` needs no fit
-    found = tuned(tiny, tmp_path / "run", resume=True)
+    found = tuned(tiny.backbone.name, tmp_path / "run", resume=True)
     assert len(planted.FITS) == len(set(enumerate(planted.FITS))) == 5
     assert found.config == {"behaviour": "wise", "strength": 0.5}
+
+
+def shortened(tiny: "TinyModel", folder: Path, n_ctx: int) -> str:
+    """The same backbone with a context of this length."""
+    shutil.copytree(tiny.backbone.name, folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["max_position_embeddings"] = n_ctx
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return str(folder)
+
+
+def test_prompts_that_do_not_fit_are_said_and_count_for_none(
+    tiny: "TinyModel", planted: ModuleType, tmp_path: Path
+) -> None:
+    intents, composed = (
+        tiny.backbone.encode([one.prompt for one in split.examples]).lengths
+        for split in validation_prompts(SPLITS, 2, seed=0).splits
+    )
+    most = int(composed.max())  # the longest of these fits just so
+    n_out = int((intents > most).sum())
+    assert 0 < n_out < 6
+    n_ctx = most + BUDGET.decoding.max_new_tokens
+    short = shortened(tiny, tmp_path / "short", n_ctx)
+    with pytest.warns(WorkbenchWarning) as told:
+        found = tuned(short, tmp_path / "run")
+    lines = [str(one.message) for one in told if "prompt too long" in str(one.message)]
+    assert lines == [f"{SPLITS[0]}: {n_out} left out: prompt too long for {n_ctx} tokens"]
+    assert found.about["prompts_a_candidate"] == 12 - n_out
+    assert found.about["prompts_left_out"] == n_out
+    assert found.config == {"behaviour": "wise", "strength": 0.5}
+
+
+def test_no_room_for_any_reply_is_said_before_anything_is_fitted(
+    tiny: "TinyModel", planted: ModuleType, tmp_path: Path
+) -> None:
+    short = shortened(tiny, tmp_path / "short", 30)
+    message = r"under none .*: its context is n_ctx = 30 tokens, .* takes 24; .*--max-new-tokens"
+    with pytest.raises(DataError, match=message):
+        tuned(short, tmp_path / "run")
+    assert planted.FITS == []
+
+
+def test_what_one_candidate_cannot_be_asked_counts_for_no_other() -> None:
+    whole, part = trial(0.5, 0.5, 0.5, 0.5), trial(0.2, 0.2, 0.2, 0.2)
+    part = part[part["prompt"] != "first/0"]
+    for found in of_shared_prompts([whole, part, whole]):
+        assert set(found["prompt"]) == set(part["prompt"])
+        assert len(found) == len(whole) - 5  # a row a metric
 
 
 # --------------------------------------------------------------------------------- the rule itself
@@ -155,7 +206,7 @@ def test_a_control_that_should_do_harm_is_chosen_from_the_other_end() -> None:
     for aim, best in zip(aims, (0, 2), strict=True):
         table = score_trials(plain, trials, grid, method="m", seed=0, aim=aim)
         assert table.loc[table["selected"], "candidate"].unique().tolist() == [best]
-        chosen = choose(table, grid, BUDGET, aim)
+        chosen = choose(table, grid, BUDGET, aim, n_prompts=12)
         assert chosen.config == {"number": best}
         assert chosen.about["rule"] == RULES[aim].said
         utility = table[(table["split"] == "all") & (table["metric"] == "utility")]
@@ -195,7 +246,6 @@ def test_a_test_split_cannot_be_tuned_on(split: str) -> None:
 def test_every_method_has_the_same_budget(
     tiny: "TinyModel", planted: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dataclasses import replace
 
     assert len(candidates("planted", tiny.backbone)) == 5
     [method] = planted.FITTED

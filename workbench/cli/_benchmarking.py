@@ -288,4 +288,10 @@ def print_tuning(out: Path) -> None:
         )
     output().print(table)
     output().print(f"chosen by: {rule.said}")
+    about = record.about["tuning"]
+    if isinstance(about, Mapping) and about.get("prompts_left_out"):
+        output().print(
+            f"on {about['prompts_a_candidate']} prompts; {about['prompts_left_out']} more cannot "
+            "be asked, plain or under a candidate, and count for none"
+        )
     output().print(f"the parts of the utility, split by split, are in {out / TUNING_FILE}")

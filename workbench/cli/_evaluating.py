@@ -13,7 +13,12 @@ from workbench.data.loading import load_named, split_specs
 from workbench.evaluation import Benchmark, Evaluation, ShardDone, run_evaluation
 from workbench.evaluation.judges import judge_named
 from workbench.evaluation.judges.language_models import BATCH_SIZE
-from workbench.evaluation.prompt_benchmark import askable, prompt_benchmark
+from workbench.evaluation.prompt_benchmark import (
+    PromptBenchmark,
+    askable,
+    leave_out_unaskable,
+    prompt_benchmark,
+)
 from workbench.evaluation.running import REPLIES_FILE
 from workbench.evaluation.summaries import RATES
 from workbench.files import read_parquet
@@ -85,8 +90,23 @@ def read_prompts(
         seed=seed,
         why_not=askable(model, guidances, max_new_tokens),
     )
+    return _told(made)
+
+
+def without_unaskable(
+    benchmark: Benchmark, model: Backbone, guidances: Sequence[Guidance], max_new_tokens: int
+) -> Benchmark:
+    """What of a benchmark can be asked under every guidance; what is left out is said.
+
+    Raises:
+        DataError: Nothing can.
+    """
+    return _told(leave_out_unaskable(benchmark, model, guidances, max_new_tokens))
+
+
+def _told(made: PromptBenchmark) -> Benchmark:
     for left in made.left_out:
-        error_console().print(f"{left.source}: {left.n} not asked: {left.reason}", soft_wrap=True)
+        error_console().print(f"{left.source}: {left.n} left out: {left.reason}", soft_wrap=True)
     return made.benchmark
 
 

@@ -113,6 +113,7 @@ def evaluate(
         evaluate_with_progress,
         print_results,
         read_prompts,
+        without_unaskable,
     )
     from workbench.evaluation import Evaluation, EvaluationConfig, embedded_benchmark
     from workbench.evaluation.judges.registry import check_judge_name
@@ -148,7 +149,9 @@ def evaluate(
         if guidance != _GUIDANCE:
             raise
         raise CheckpointError(f"{error}; --guidance none measures the model alone") from error
-    if prompts is not None:
+    if prompts is None:
+        benchmark = without_unaskable(benchmark, model, list(guidances.values()), max_new_tokens)
+    else:
         benchmark = read_prompts(
             prompts,
             judge or _JUDGE,
@@ -167,7 +170,6 @@ def evaluate(
         seed,
         {spec: identify_guidance(spec, model, options) for spec in specs},
     )
-    evaluation.check_lengths()
     with RunFolder.create(
         out,
         kind=RUN_KIND,

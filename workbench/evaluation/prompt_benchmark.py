@@ -99,7 +99,7 @@ def prompt_benchmark(
     asked = [one for split in splits for one in split.examples]
     return PromptBenchmark(
         Benchmark("prompts", splits, _AsPublished(judge, published), hash_examples(asked)),
-        [LeftOut(name, reason, n) for (name, reason), n in sorted(tally.items())],
+        _left_out(tally),
     )
 
 
@@ -157,16 +157,66 @@ def _asked(
     )
     if kind == "harmful" or not answered:
         reference = None
-    if reference is not None and why_not(example.prompt, reference) is not None:
-        tally[name, "reference reply that cannot be read (the prompt is asked)"] += 1
-        reference = None
+    asked = _with_readable_reference(name, replace(example, response=reference), why_not, tally)
     return replace(
-        example,
+        asked,
         id=f"{name}: {example.id}",
-        response=reference,
         labels={**example.labels, "kind": kind},
         context=str(example.labels.get("kind") or example.context),
     )
+
+
+def leave_out_unaskable(
+    benchmark: Benchmark, backbone: Backbone, guidances: Sequence[Guidance], max_new_tokens: int
+) -> PromptBenchmark:
+    """A benchmark without the prompts that cannot be asked, which are counted; nothing is cut.
+
+    A split of which nothing is left is left out whole.
+
+    Args:
+        benchmark: Of any source.
+        backbone: The frozen model.
+        guidances: Under each of which a prompt must fit.
+        max_new_tokens: Room that every reply needs.
+
+    Raises:
+        DataError: No prompt is left; the message says how much room there is.
+    """
+    why_not = askable(backbone, guidances, max_new_tokens)
+    tally: Counter[tuple[str, str]] = Counter()
+    splits = []
+    for split in benchmark.splits:
+        kept = []
+        for example in split.examples:
+            reason = why_not(example.prompt, None)
+            if reason is None:
+                kept.append(_with_readable_reference(split.name, example, why_not, tally))
+            else:
+                tally[split.name, reason] += 1
+        if kept:
+            splits.append(BenchmarkSplit(split.name, kept))
+    if not splits:
+        reasons = "; ".join(f"{n} of {name}: {why}" for (name, why), n in sorted(tally.items()))
+        raise DataError(
+            f"no prompt can be asked of {backbone.name} under "
+            f"{', '.join(guidance.name for guidance in guidances)} ({reasons}): its context is "
+            f"n_ctx = {backbone.n_ctx} tokens, of which a reply takes {max_new_tokens}; give "
+            "replies fewer (--max-new-tokens), or take a backbone with a longer context"
+        )
+    return PromptBenchmark(replace(benchmark, splits=splits), _left_out(tally))
+
+
+def _left_out(tally: Counter[tuple[str, str]]) -> list[LeftOut]:
+    return [LeftOut(name, reason, n) for (name, reason), n in sorted(tally.items())]
+
+
+def _with_readable_reference(
+    name: str, example: Example, why_not: WhyNot, tally: Counter[tuple[str, str]]
+) -> Example:
+    if example.response is None or why_not(example.prompt, example.response) is None:
+        return example
+    tally[name, "reference reply that cannot be read (the prompt is asked)"] += 1
+    return replace(example, response=None)
 
 
 def askable(backbone: Backbone, guidances: Sequence[Guidance], max_new_tokens: int) -> WhyNot:

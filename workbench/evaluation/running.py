@@ -51,20 +51,6 @@ class Evaluation:
         """Replies to generate, all guidances together."""
         return len(self.guidances) * sum(len(split.examples) for split in self.benchmark.splits)
 
-    def check_lengths(self) -> None:
-        """Make sure that every prompt, its slots and a reply fit, before anything is written.
-
-        Raises:
-            ContextLengthError: The longest prompt does not fit.
-            TokenError: A prompt has words that the backbone does not know.
-        """
-        prompts = [example.prompt for s in self.benchmark.splits for example in s.examples]
-        for guidance in self.guidances.values():
-            longest = int(self.backbone.encode(guidance.prepare(prompts)).lengths.max())
-            self.backbone.check_context(
-                longest, n_slots=guidance.n_slots, n_new=self.config.max_new_tokens
-            )
-
     def describe(self) -> dict[str, object]:
         """What a run folder keeps and a resumed run must agree with."""
         content = {"sha256": self.benchmark.sha256} if self.benchmark.sha256 else {}

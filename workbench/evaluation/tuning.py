@@ -14,12 +14,16 @@ A control that should do harm (``aim`` of :class:`workbench.guidance.method.Meth
 the other end: the candidate that prevents least harm wins. Harm alone counts there. The lowest
 utility would also be reached by breaking replies, and a broken reply does no harm.
 
+A prompt that does not fit into the backbone's context with a whole reply, plain or under any of the
+candidates, counts for none of them; how many these are is said.
+
 The utility is a sum over prompts of c * (value - value under ``none``), c = -100 / (splits * n) for
 harm and degenerate replies and half of that for either refusal rate, so that its interval is an
 ordinary bootstrap over intent groups.
 """
 
 import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,11 +33,20 @@ import pandas as pd
 
 from workbench.backbone.protocol import Backbone
 from workbench.config import to_mapping
-from workbench.errors import ConfigError
-from workbench.evaluation.benchmark import Benchmark, EvaluationConfig, evaluate_shard
+from workbench.errors import ConfigError, DataError, WorkbenchWarning
+from workbench.evaluation.benchmark import (
+    PROMPT_KINDS,
+    Benchmark,
+    EvaluationConfig,
+    evaluate_shard,
+)
 from workbench.evaluation.leaderboard.engines import Engine
 from workbench.evaluation.leaderboard.plan import BASELINE, BackboneSource
 from workbench.evaluation.leaderboard.work import fit_method, shared_backbone, use_one_thread
+from workbench.evaluation.prompt_benchmark import (
+    PromptBenchmark,
+    leave_out_unaskable,
+)
 from workbench.evaluation.testbed_benchmark import embedded_benchmark
 from workbench.files import read_parquet, write_parquet
 from workbench.guidance.method import MAX_CANDIDATES, Aim, FittedGuidance
@@ -97,6 +110,11 @@ class TuningConfig:
 
     def __post_init__(self) -> None:
         validation_prompts(self.splits, self.n_per_kind, seed=0)
+
+    @property
+    def n_prompts(self) -> int:
+        """Prompts drawn for every candidate: of three kinds in each split."""
+        return len(PROMPT_KINDS) * self.n_per_kind * len(self.splits)
 
 
 @dataclass(frozen=True)
@@ -185,9 +203,18 @@ def tune(
 
     Raises:
         ConfigError: See :func:`candidates`.
+        DataError: No validation prompt fits into the backbone's context with its reply.
         WorkbenchError: A candidate cannot be fitted.
+
+    Warns:
+        WorkbenchWarning: Of the prompts that do not fit.
     """
-    grid = candidates(method, shared_backbone(source))
+    backbone = shared_backbone(source)
+    grid = candidates(method, backbone)
+    for left in _validation_of(backbone, NoGuidance(), config, seed).left_out:  # before any fit
+        warnings.warn(
+            f"{left.source}: {left.n} left out: {left.reason}", WorkbenchWarning, stacklevel=2
+        )
     jobs = {
         "none.parquet": TrialJob(source, BASELINE, {}, seed, config),
         **{
@@ -205,12 +232,36 @@ def tune(
         write_parquet(folder / missing[id(job)], measured)
         done += 1
         on_trial(done, len(jobs))
-    plain = read_parquet(folder / "none.parquet")
-    trials = [read_parquet(folder / f"{number}.parquet") for number in range(len(grid))]
+    plain, *trials = of_shared_prompts([read_parquet(folder / name) for name in jobs])
+    n_prompts = plain["prompt"].nunique()
+    if not n_prompts:
+        raise DataError(
+            f"no validation prompt fits into the {backbone.n_ctx} tokens of {backbone.name} under "
+            f"every candidate of {method}: give replies fewer than "
+            f"{config.decoding.max_new_tokens} tokens (--max-new-tokens)"
+        )
     aim = get_method(method).aim
     table = score_trials(plain, trials, grid, method=method, seed=seed, aim=aim)
     write_parquet(run.file(TUNING_FILE), table)
-    return choose(table, grid, config, aim)
+    return choose(table, grid, config, aim, n_prompts=n_prompts)
+
+
+def _validation_of(
+    backbone: Backbone, guidance: Guidance, config: TuningConfig, seed: int
+) -> PromptBenchmark:
+    """The validation prompts that can be asked under a guidance, and what is left out."""
+    return leave_out_unaskable(
+        validation_prompts(config.splits, config.n_per_kind, seed=seed),
+        backbone,
+        [guidance],
+        config.decoding.max_new_tokens,
+    )
+
+
+def of_shared_prompts(measured: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Measurements of the prompts that stand in all of them."""
+    shared = set.intersection(*(set(one["prompt"]) for one in measured))
+    return [one[one["prompt"].isin(shared)] for one in measured]
 
 
 def run_trial(job: TrialJob) -> pd.DataFrame:
@@ -221,8 +272,12 @@ def run_trial(job: TrialJob) -> pd.DataFrame:
 
 
 def measure_trial(backbone: Backbone, guidance: Guidance, job: TrialJob) -> pd.DataFrame:
-    """Measurements of one guidance on all validation splits."""
-    benchmark = validation_prompts(job.tuning.splits, job.tuning.n_per_kind, seed=job.seed)
+    """Measurements of one guidance on all validation splits, of the prompts that fit under it.
+
+    Raises:
+        DataError: None does.
+    """
+    benchmark = _validation_of(backbone, guidance, job.tuning, job.seed).benchmark
     return pd.concat(
         [
             evaluate_shard(
@@ -292,16 +347,30 @@ def score_trials(
 
 
 def choose(
-    table: pd.DataFrame, grid: Sequence[Mapping[str, object]], config: TuningConfig, aim: Aim
+    table: pd.DataFrame,
+    grid: Sequence[Mapping[str, object]],
+    config: TuningConfig,
+    aim: Aim,
+    *,
+    n_prompts: int,
 ) -> Tuned:
-    """The selected candidate, and what its record says of the choice."""
+    """The selected candidate, and what its record says of the choice.
+
+    Args:
+        table: See :func:`score_trials`.
+        grid: The candidates.
+        config: The budget.
+        aim: What one of them is selected for.
+        n_prompts: Prompts that every candidate was measured on.
+    """
     chosen = table[table["selected"] & (table["split"] == _ALL_SPLITS)]
     number = int(chosen["candidate"].iloc[0])
     utility = chosen[chosen["metric"] == UTILITY].iloc[0]
     about = {
         "rule": RULES[aim].said,
         "candidates": len(grid),
-        "prompts_a_candidate": 3 * config.n_per_kind * len(config.splits),
+        "prompts_a_candidate": n_prompts,
+        "prompts_left_out": config.n_prompts - n_prompts,
         "splits": list(config.splits),
         "utility": float(utility["estimate"]),
         "low": float(utility["low"]),
