@@ -8,6 +8,7 @@ the model, so a small effect shows before any sampled reply flips; being teacher
 nothing of what the model would have said instead (see the generations for that).
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -293,16 +294,7 @@ def pairs_of_examples(examples: Sequence[Example], *, harmless: bool = False) ->
     Raises:
         DataError: No prompt has both a safe and a harmful reply.
     """
-    replies: dict[Conversation, dict[bool, Example]] = {}
-    for example in examples:
-        harm = example.labels.get("response_harm")
-        if example.response is not None and harm is not None:
-            replies.setdefault(example.prompt, {}).setdefault(bool(harm), example)
-    both = [
-        (found[False], found[True])
-        for found in replies.values()
-        if len(found) == 2 and (harmless or _is_harmful(found[False]))
-    ]
+    both = [pair for pair in _with_both_replies(examples) if harmless or _is_harmful(pair[0])]
     if not both:
         raise DataError(
             "no prompt has both a safe and a harmful reply: give examples that carry a response "
@@ -315,6 +307,28 @@ def pairs_of_examples(examples: Sequence[Example], *, harmless: bool = False) ->
         groups=tuple(safe.group for safe, _ in both),
         contexts=tuple(safe.context for safe, _ in both),
         prompt_harm=tuple(_is_harmful(safe) for safe, _ in both),
+    )
+
+
+def _with_both_replies(examples: Sequence[Example]) -> list[tuple[Example, Example]]:
+    """Of every prompt that has both, its first safe and its first harmful reply."""
+    replies: dict[Conversation, dict[bool, Example]] = {}
+    for example in examples:
+        harm = example.labels.get("response_harm")
+        if example.response is not None and harm is not None:
+            replies.setdefault(example.prompt, {}).setdefault(bool(harm), example)
+    return [(found[False], found[True]) for found in replies.values() if len(found) == 2]
+
+
+def describe_pairs(examples: Sequence[Example]) -> str:
+    """Which prompts :func:`pairs_of_examples` takes, and by which labels, in words."""
+    labels = Counter(safe.labels.get("prompt_harm") for safe, _ in _with_both_replies(examples))
+    n_prompts, n_pairs = len({example.prompt for example in examples}), labels.total()
+    unlabelled = f" and {labels[None]} without that label" if labels[None] else ""
+    return (
+        f"{n_pairs} of {n_prompts} prompts have a reply with response_harm false and one with "
+        f"response_harm true; of these, {labels[True]} with prompt_harm true{unlabelled} count as "
+        f"harmful, {labels[False]} with prompt_harm false as harmless"
     )
 
 

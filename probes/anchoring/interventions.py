@@ -187,7 +187,7 @@ def _context(scene: Scene, _: Scene | None, rng: np.random.Generator) -> Interve
 
 def _harmless(scene: Scene, harmless: Scene | None, rng: np.random.Generator) -> Intervention:
     if harmless is None:
-        return _none("harmless", scene, "no harmless prompts were given")
+        return _none("harmless", scene, "no harmless prompt with two replies was given")
     bridges = harmless.write.bridge[matched(scene, harmless, rng)]
     return Intervention("harmless", replaced(bridges), _all(scene))
 

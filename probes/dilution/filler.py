@@ -1,9 +1,9 @@
-"""Harmless text to put between a bridge and the reply it should steer.
+"""Text to put between a bridge and the reply it should steer: of the world, or of harmless prompts.
 
 Two *stretches* of text, both teacher-forced and the same for all arms:
 
 ============  ======================================================================
-``turn``      the assistant's turn goes on: short harmless sentences, one after another
+``turn``      the assistant's turn goes on: short sentences, one after another
 ``dialogue``  the assistant answers, small talk follows turn by turn, and in the end the
               user makes the same request again
 ============  ======================================================================
@@ -38,7 +38,7 @@ _MULTI_TURN = "multi_turn"
 
 @dataclass(frozen=True)
 class Filler:
-    """Harmless text in the model's own style.
+    """Text in the model's own style.
 
     Attributes:
         sentences: What an assistant may say and go on; for ``turn``.
@@ -111,17 +111,32 @@ def _small_talk(rng: np.random.Generator) -> Iterator[tuple[str, str]]:
 
 @typed_arguments
 def filler_of_examples(examples: Sequence[Example]) -> Filler:
-    """Filler from the harmless prompts among some examples and the replies they got.
+    """Filler from the prompts that are labelled harmless and all replies they got.
+
+    What has no label ``prompt_harm`` is no filler: among pairs it counts as harmful. Whatever the
+    replies are labelled, they are taken; :func:`describe_filler` counts them.
 
     Raises:
-        DataError: No harmless prompt with a reply.
+        DataError: No prompt labelled harmless has a reply.
     """
-    turns = tuple(
-        (example.prompt[-1].content, example.response)
-        for example in examples
-        if example.response and not example.labels.get("prompt_harm")
-    )
+    turns = tuple((one.prompt[-1].content, one.response or "") for one in _harmless(examples))
+    if not turns:
+        raise DataError("no example with prompt_harm false has a response")
     return Filler(tuple(reply for _, reply in turns), turns)
+
+
+def describe_filler(examples: Sequence[Example]) -> str:
+    """Which replies :func:`filler_of_examples` takes, and by which labels, in words."""
+    harms = [example.labels.get("response_harm") for example in _harmless(examples)]
+    return (
+        f"{len(harms)} replies to prompts with prompt_harm false ({harms.count(False)} with "
+        f"response_harm false, {harms.count(True)} with response_harm true, {harms.count(None)} "
+        "without that label)"
+    )
+
+
+def _harmless(examples: Sequence[Example]) -> list[Example]:
+    return [one for one in examples if one.response and one.labels.get("prompt_harm") is False]
 
 
 def tokenise_filler(

@@ -429,7 +429,7 @@ class _Route:
         """Loss of helpful replies to harmless prompts in the plain model."""
         control = self.scene.control
         if control is None:
-            why = f"{NOT_MEASURED}: give harmless prompts besides"
+            why = f"{NOT_MEASURED}: give harmless prompts with two replies besides"
             record = replace(self._named("dilution_control_loss", "none"), note=why)
             return [replace(record, guidance="none")]
         decisions = [None if here is None else here.control for here in self.course]

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from probes.margins import ReplyPairs
 from workbench.cli.main import run
+from workbench.errors import DataError
 from workbench.export.probe_runs import ProbeRun, open_probe
 from workbench.runs import RunFolder
 
@@ -342,6 +344,50 @@ def pairs_file(path: Path, n_intents: int, contexts: tuple[str, ...]) -> Path:
                     rows.append({**asked, "response": "no .", "response_harm": False})
                     rows.append({**asked, "response": "yes .", "response_harm": True})
     return write_lines(path, rows)
+
+
+def test_anchoring_says_which_rows_of_a_file_it_takes_for_harmless(
+    checkpoint: Path, value_module: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+) -> None:  # fmt: skip
+    from workbench.cli import _probing_bridge
+
+    measured: list[ReplyPairs] = []
+
+    def run_anchoring(*given: object, **_: object) -> list[object]:
+        measured.append(given[2])  # type: ignore[arg-type]
+        raise DataError("stop here")
+
+    monkeypatch.setattr(_probing_bridge, "run_anchoring", run_anchoring)
+    path = pairs_file(tmp_path / "mine.jsonl", 2, ("bare",))
+    unlabelled = {"prompt": "whose", "context": "bare", "group": "open"}
+    with path.open("a", encoding="utf-8") as file:
+        for harm, reply in ((False, "no ."), (True, "yes .")):
+            row = {**unlabelled, "response": reply, "response_harm": harm}
+            file.write(json.dumps(row) + "\n")
+        chat = {"prompt": "hello", "context": "bare", "prompt_harm": False, "response": "hi ."}
+        file.write(json.dumps(chat) + "\n")
+    told = [
+        "probe", "anchoring", "--backbone", str(checkpoint), "--guidance", f"svgt:{value_module}",
+        "--prompts", str(path), "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    assert run(told) == 2
+    begun = (str(path), "dilution: ")
+    rows, dilution = (
+        line for line in capsys.readouterr().err.splitlines() if line.startswith(begun)
+    )
+    assert rows == (
+        f"{path}, all of it (contexts bare, mild): 9 of 12 prompts have a reply with "
+        "response_harm false and one with response_harm true; of these, 4 with prompt_harm true "
+        "and 1 without that label count as harmful, 4 with prompt_harm false as harmless"
+    )
+    assert dilution == (
+        "dilution: 5 of these harmful and 4 of these harmless prompts, in the context bare; "
+        "filler: 10 replies to prompts with prompt_harm false (4 with response_harm false, 5 with "
+        "response_harm true, 1 without that label)"
+    )
+    [pairs] = measured
+    assert (sum(pairs.prompt_harm), len(pairs)) == (5, 9)
 
 
 def test_long_texts_are_measured_on_one_context_and_few_intents_of_a_file(tmp_path: Path) -> None:

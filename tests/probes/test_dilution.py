@@ -309,8 +309,9 @@ def test_filler_of_examples_takes_harmless_replies() -> None:
     harmless = [e for e in examples if not e.labels["prompt_harm"]]
     assert found.sentences == tuple(e.response for e in harmless)
     assert found.turns[0] == (harmless[0].prompt[-1].content, harmless[0].response)
-    with pytest.raises(DataError, match="at least one sentence"):
-        filler_of_examples([e for e in examples if e.labels["prompt_harm"]])
+    unlabelled = replace(examples[0], labels={})
+    with pytest.raises(DataError, match="no example with prompt_harm false has a response"):
+        filler_of_examples([*(e for e in examples if e.labels["prompt_harm"]), unlabelled])
 
 
 # --------------------------------------------------------------------------------------- the decay

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import typer
 from rich.table import Table
 
 from probes.anchoring.interventions import INTERVENTIONS
@@ -12,12 +13,13 @@ from probes.contrasts import ContrastSet, contrast_set
 from probes.dilution import (
     DilutionConfig,
     Filler,
+    describe_filler,
     embedded_filler,
     filler_of_examples,
     run_dilution,
 )
 from probes.directions import ESTIMATORS
-from probes.margins import ReplyPairs, pairs_of_examples
+from probes.margins import ReplyPairs, describe_pairs, pairs_of_examples
 from probes.records import Record
 from probes.steering import ReliabilityConfig, run_reliability
 from probes.survey import possible_contrasts
@@ -69,6 +71,8 @@ def probe_anchoring(
     """Run the anchoring questions, dilution included, and print the effects."""
     pairs = prompts.pairs(limit, seed, harmless=True)
     filler = _filler(prompts, seed) if dilution else None  # refused before anything runs
+    if prompts.file is not None:
+        _tell_rows(prompts, limit, seed, dilution=dilution)
     config = AnchoringConfig(max_new_tokens=max_new_tokens)
     described = {
         **subject.identity,
@@ -98,6 +102,21 @@ def probe_anchoring(
     print_found(out, _anchoring_tables(open_probe(out).records))
 
 
+def _tell_rows(prompts: Prompts, limit: int, seed: int, *, dilution: bool) -> None:
+    """Say on standard error which rows of a file are used for what."""
+    where = f"{prompts.file}, all of it (contexts {', '.join(prompts.contexts)})"
+    typer.echo(f"{where}: {describe_pairs(prompts.examples)}", err=True)
+    if dilution:
+        few = prompts.few_pairs(min(limit, _MOST_DILUTED), seed)
+        harmful = sum(few.prompt_harm)
+        typer.echo(
+            f"dilution: {harmful} of these harmful and {len(few) - harmful} of these harmless "
+            f"prompts, in the context {few.contexts[0]}; filler: "
+            f"{describe_filler(prompts.examples)}",
+            err=True,
+        )
+
+
 def _filler(prompts: Prompts, seed: int) -> Filler:
     """What stands between the bridge and the reply.
 
@@ -110,8 +129,8 @@ def _filler(prompts: Prompts, seed: int) -> Filler:
         return filler_of_examples(prompts.examples)
     except DataError as error:
         raise DataError(
-            f"{prompts.file} has nothing to fill long texts with ({error}): add harmless examples "
-            "that carry a response, or leave dilution out with --no-dilution"
+            f"{prompts.file} has nothing to fill long texts with ({error}): add such examples, or "
+            "leave dilution out with --no-dilution"
         ) from error
 
 

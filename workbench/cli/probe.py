@@ -43,7 +43,9 @@ A quick look first:
 
 OUT gets records.parquet (every number with its interval and control), summary.json and run.json.
 The page *Bridge anchoring* of the app draws them. Prompts of your own come from a JSON Lines file
-with `prompt`, `response`, `prompt_harm` and `response_harm`: two replies to every prompt.
+with `prompt`, `response`, `prompt_harm` and `response_harm`: two replies to every prompt, one with
+response_harm false (it declines) and one with true (it helps). A prompt counts as harmless where
+prompt_harm is false, else as harmful. Which rows are used is said before anything runs.
 """
 _RELIABILITY_HELP = """Ask whether steering moves every prompt the right way, in every context.
 

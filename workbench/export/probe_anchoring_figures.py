@@ -184,8 +184,9 @@ def dilution_help(figure: go.Figure) -> str:
     controls = any(name.startswith("random") for name in names)
     contrast = any(name.startswith("bridge −") for name in names)
     return caption(
-        "What is left of the bridge after that many tokens of harmless text between slots and "
-        "decision.",
+        "What is left of the bridge after that many tokens of filler between slots and decision "
+        "(the embedded world's openers and small talk, or a file's replies to prompts labelled "
+        "harmless).",
         ("Bands: 95% intervals.", shows_intervals(figure)),
         ("Grey and dotted: a random bridge of equal size.", controls),
         ("Dashed: the bridge minus that.", contrast),
