@@ -115,6 +115,9 @@ class RunFolder:
     ) -> "RunFolder":
         """Take a new or empty folder, or, with ``resume``, continue the same run in an old one.
 
+        A run that failed before it wrote a file besides ``run.json`` (its settings were refused,
+        say) counts as none: whatever run wants its folder starts there anew.
+
         With ``resume`` an absent run is started, so a script may always pass it; a finished one
         is given back as it is (see ``record.status``). A run may go on on another device: the
         provenance of each process that worked on it names its own. Where ``grows`` says that the
@@ -182,10 +185,10 @@ class RunFolder:
     def _start_or_continue(
         cls, path: Path, wanted: RunRecord, *, resume: bool, grows: Grows
     ) -> RunRecord:
-        if not (path / RUN_FILE).exists():
+        found = _read_record(path) if (path / RUN_FILE).exists() else None
+        if found is None or (found.status == "failed" and not _holds_work(path)):
             _write_record(path, wanted)
             return wanted
-        found = _read_record(path)
         if not resume:
             raise RunError(
                 f"{path} already holds a run ({found.kind}, {found.status}); "
@@ -401,6 +404,12 @@ def _refuse_foreign_folder(path: Path) -> None:
 
 def _is_bookkeeping(name: str) -> bool:
     return name in (LOCK_FILE, OUTPUT_FILE) or is_temporary(name)
+
+
+def _holds_work(folder: Path) -> bool:
+    """Whether a run's folder holds anything that the run made, at any depth."""
+    made = (path for path in folder.rglob("*") if path != folder / RUN_FILE)
+    return any(not (path.is_dir() or _is_bookkeeping(path.name)) for path in made)
 
 
 def _hash_files(folder: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ carry (no values, one cluster, one class) is NaN.
 
 Bootstrap intervals are percentile intervals. A sample without any spread (0 harmful of 200) has
 one of width zero, which says nothing about the risk left; :func:`wilson` on the number of
-clusters does.
+clusters does (:func:`interval_of_a_rate`).
 """
 
 from collections.abc import Callable, Iterator
@@ -326,6 +326,20 @@ def wilson(successes: int, n: int, level: float = 0.95) -> Interval:
         return Interval(np.nan, np.nan, np.nan, 0, 0, level, "wilson")
     low, high = proportion_confint(successes, n, alpha=1 - level, method="wilson")
     return Interval(successes / n, float(low), float(high), n, n, level, "wilson")
+
+
+def interval_of_a_rate(rate: Interval, n_trials: int | None = None) -> Interval:
+    """A rate's interval, which is Wilson's where nothing varies: no event at all, or nothing else.
+
+    Args:
+        rate: the mean of zeros and ones, with its bootstrap interval.
+        n_trials: independent trials behind it; its clusters if left out.
+    """
+    if rate.n == 0 or rate.estimate not in (0.0, 1.0):
+        return rate
+    trials = rate.n_clusters if n_trials is None else n_trials
+    bounds = wilson(round(rate.estimate * trials), trials, rate.level)
+    return replace(rate, low=bounds.low, high=bounds.high, method=bounds.method)
 
 
 def permutation_test(

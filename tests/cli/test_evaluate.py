@@ -240,7 +240,9 @@ def test_a_folder_that_is_missing_a_file(folder: Path, tmp_path: Path) -> None:
         ("--guidance", "none,none", "named twice"),
         ("--guidance", "dpoo", "did you mean 'dpo'"),
         ("--guidance", "svgt:papper", "no value module 'papper'"),
-        ("--temperature", "-1", "temperature"),
+        ("--temperature", "-1", "temperature = -1.0: it must be positive"),
+        ("--temperature", "0", "only `workbench generate --greedy` takes the likeliest"),
+        ("--top-p", "0", "top_p = 0.0: it lies in (0, 1]"),
         ("--backbone", "testbed-lama", "unknown backbone 'testbed-lama'"),
     ],
 )
@@ -257,3 +259,4 @@ def test_help_teaches(capsys: Captured) -> None:
     out = capsys.readouterr().out
     assert "Example" in out
     assert "--guidance none,svgt" in out
+    assert "Above 0; 1: the model as it is" in " ".join(out.split())

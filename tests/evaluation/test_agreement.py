@@ -21,6 +21,7 @@ from workbench.evaluation.agreement import (
     rate_rows,
     recall,
 )
+from workbench.statistics import wilson
 
 NAN = np.nan
 
@@ -54,6 +55,48 @@ def test_against_scikit_learn(rng: np.random.Generator) -> None:
 def test_precision_and_recall_without_a_yes_are_not_measured() -> None:
     assert np.isnan(precision(table(0, 0, 5, 5))).all()
     assert np.isnan(recall(table(0, 5, 0, 5))).all()
+
+
+def test_a_handful_of_replies_makes_nothing_certain(rng: np.random.Generator) -> None:
+    """Judges who always say the same, and two who never differ."""
+    never, always, both = np.zeros(4), np.ones(4), np.array([0.0, 0, 1, 1])
+    clusters = ["a", "b", "c", "c"]
+    scores = {
+        "never": {"harmful": never}, "always": {"harmful": always}, "both": {"harmful": both},
+        "twin": {"harmful": both},
+    }  # fmt: skip
+    nothing, all_three, one = wilson(0, 3), wilson(3, 3), wilson(1, 1)
+
+    def ends(row: AgreementRow) -> tuple[object, object]:
+        return row["low"], row["high"]
+
+    rates = rate_rows(scores, clusters, rng=rng)
+    assert ends(pick(rates, judge="never")) == (nothing.low, nothing.high)
+    assert ends(pick(rates, judge="always")) == (all_three.low, all_three.high)
+    assert all_three.low < 0.45, "three groups leave more than half of the range open"
+    rows = agreement_rows(scores, clusters, rng=rng)
+    for first, second, estimate in (("never", "always", 0.0), ("never", "both", 0.0),
+                                    ("both", "twin", 1.0)):  # fmt: skip
+        row = pick(rows, judge=first, against=second, metric="kappa")
+        assert str(row["estimate"]) == str(estimate)  # no -0.0 either
+        assert np.isnan(ends(row)).all()  # type: ignore[call-overload]
+    same = pick(rows, judge="both", against="twin", metric="agreement")
+    assert ends(same) == (all_three.low, all_three.high)
+    examples = [
+        Example(str(i), as_conversation("p"), "r", {"response_harm": bool(both[i])}, group=group)
+        for i, group in enumerate(clusters)
+    ]
+    people = people_rows({"both": {"harmful": both}}, examples, rng=rng)
+    found = {row["metric"]: ends(row) for row in people}
+    assert found["accuracy"] == (all_three.low, all_three.high)
+    assert found["precision"] == found["recall"] == (one.low, one.high), "one group holds a yes"
+
+
+def test_a_figure_that_no_resample_changes_has_no_interval(rng: np.random.Generator) -> None:
+    half = {"a": {"harmful": np.array([0.0, 1, 0, 1])}, "b": {"harmful": np.array([0.0, 1, 1, 0])}}
+    row = pick(rate_rows(half, ["x", "x", "y", "y"], rng=rng), judge="a")
+    assert row["estimate"] == 0.5
+    assert np.isnan([row["low"], row["high"]]).all()  # type: ignore[list-item]
 
 
 def test_a_judge_that_scored_nothing_is_reported(rng: np.random.Generator) -> None:

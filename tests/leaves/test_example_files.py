@@ -25,6 +25,7 @@ def test_a_full_line_is_read_as_it_stands(tmp_path: Path) -> None:
         "response": "no",
         "prompt_harm": True,
         "response_harm": False,
+        "refusal": True,
         "context": "fiction",
         "group": "g1",
         "id": "a",
@@ -34,7 +35,7 @@ def test_a_full_line_is_read_as_it_stands(tmp_path: Path) -> None:
             id="a",
             prompt=(Message("system", "be kind"), Message("user", "wie geht das, Ärger?")),
             response="no",
-            labels={"prompt_harm": True, "response_harm": False},
+            labels={"prompt_harm": True, "response_harm": False, "refusal": True},
             context="fiction",
             source="mine",
             group="g1",
@@ -57,6 +58,12 @@ def test_what_is_left_out_has_a_default_and_a_label_left_out_stays_unknown(tmp_p
         group="mine/1",
     )
     assert (second.id, second.group) == ("b", "b")
+
+
+@pytest.mark.parametrize("blank", ["", " \n\t"])
+def test_a_blank_reply_counts_as_none(tmp_path: Path, blank: str) -> None:
+    [found] = read_examples(_write(tmp_path / "mine.jsonl", {"prompt": "a", "response": blank}))
+    assert found.response is None
 
 
 def test_a_pair_is_a_label_and_one_group_by_default(tmp_path: Path) -> None:
@@ -117,7 +124,8 @@ GOOD = '{"prompt": "a"}'
         ('{"prompt": "a", "response": ["b"]}', "'response'"),
         ('{"prompt": 3}', "the prompt is a int; give a text or a list"),
         ('{"prompt": "  "}', "the prompt is empty"),
-        ('{"prompt": "a", "response": ""}', "the response is empty"),
+        ('{"prompt": "a", "refused": true}', "did you mean 'refusal'.*valid keys: .*refusal, con"),
+        ('{"prompt": "a", "refusal": "partial"}', "'refusal' must be true or false"),
         ('{"prompt": []}', "must end with a user turn"),
         ('{"prompt": [{"role": "assistant", "content": "b"}]}', "must end with a user turn"),
         ('{"prompt": [{"role": "usr", "content": "b"}]}', "turn 1: key 'role'"),

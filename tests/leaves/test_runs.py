@@ -93,6 +93,37 @@ def test_a_run_that_an_error_ended_says_why_until_it_is_resumed(
     assert (record.status, record.failure, len(record.resumed)) == ("finished", None, 1)
 
 
+def test_a_run_that_failed_before_it_made_anything_gives_its_folder_to_any_other(
+    tmp_path: Path,
+) -> None:
+    def fail(name: str, made: str = "") -> None:
+        with create(tmp_path / name, layer=99) as run:
+            (run.path / "shards").mkdir(exist_ok=True)
+            if made:
+                run.file(made).write_text("{}")
+            raise RunError("there is no layer 99")
+
+    for _ in range(2):
+        with pytest.raises(RunError, match="no layer 99"):
+            fail("refused")
+    with create(tmp_path / "refused", resume=True, layer=3) as run:
+        assert (run.record.status, run.record.failure, run.record.resumed) == ("running", None, ())
+    assert RunFolder.open(tmp_path / "refused").record.config["layer"] == 3
+    with pytest.raises(RunError, match=r"already holds a run \(train, finished\)"):
+        create(tmp_path / "refused", layer=4)
+
+    with pytest.raises(RunError, match="no layer 99"):
+        fail("worked", made="shards/run.json")  # a run within a run is work
+    with pytest.raises(RunError, match=r"already holds a run \(train, failed\)"):
+        create(tmp_path / "worked", layer=3)
+    with pytest.raises(RunError, match="layer was 99, now 3"):
+        create(tmp_path / "worked", resume=True, layer=3)
+
+    create(tmp_path / "killed", layer=99).close()  # says "running"
+    with pytest.raises(RunError, match=r"already holds a run \(train, running\)"):
+        create(tmp_path / "killed", layer=3)
+
+
 def test_an_error_after_the_end_leaves_a_finished_run_finished(tmp_path: Path) -> None:
     def fail() -> None:
         with create(tmp_path / "run") as run:

@@ -46,6 +46,13 @@ BatchSize = Annotated[
     ),
 ]
 
+Temperature = Annotated[
+    float,
+    typer.Option(help="Above 0; 1: the model as it is, the paper uses 0.7."),
+]
+
+TopP = Annotated[float, typer.Option(help="Above 0, at most 1; 1: all tokens, the paper uses 0.9.")]
+
 
 def check_resumable(out: Path, resume: bool) -> None:
     """Refuse to resume what is not there, for a misspelt folder would start all over.

@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli._limits import MAX_SEED, MIN_FITTED, BatchSize, Device, Dtype, check_resumable
+from workbench.cli._limits import (
+    MAX_SEED,
+    MIN_FITTED,
+    BatchSize,
+    Device,
+    Dtype,
+    Temperature,
+    TopP,
+    check_resumable,
+)
 
 _HELP = """Compare methods of guidance: one benchmark, one decoder, one judge, several seeds.
 
@@ -69,12 +78,8 @@ def benchmark(
     tuned: Annotated[
         Path | None, typer.Option(help="Folder of tuned methods.", exists=True, file_okay=False)
     ] = None,
-    temperature: Annotated[
-        float, typer.Option(help="Above 0; 1: the model as it is, the paper uses 0.7.")
-    ] = 1.0,
-    top_p: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="1: all tokens; the paper uses 0.9.")
-    ] = 1.0,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 1.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Limit of a reply.")] = 80,
     prompt_seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Seed of the prompts.")] = 0,
     examples: Annotated[

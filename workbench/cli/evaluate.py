@@ -5,7 +5,16 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli._limits import MAX_SEED, Backend, BatchSize, Device, Dtype, check_resumable
+from workbench.cli._limits import (
+    MAX_SEED,
+    Backend,
+    BatchSize,
+    Device,
+    Dtype,
+    Temperature,
+    TopP,
+    check_resumable,
+)
 from workbench.errors import CheckpointError, ConfigError
 
 _JUDGE = "refusal-prefix"
@@ -78,12 +87,8 @@ def evaluate(
         str | None,
         typer.Option(help="Separated by commas; the four test splits by default."),
     ] = None,
-    temperature: Annotated[
-        float, typer.Option(min=0.0, help="1: the model as it is; the paper uses 0.7.")
-    ] = 1.0,
-    top_p: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="1: all tokens; the paper uses 0.9.")
-    ] = 1.0,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 1.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Limit of a reply.")] = 80,
     strength: Annotated[
         float,

@@ -48,11 +48,9 @@ def generate(
     ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Limit of the reply.")] = 80,
     temperature: Annotated[
-        float, typer.Option(min=0.0, help="Above 0 (else use --greedy); the paper uses 0.7.")
+        float, typer.Option(help="Above 0 (else use --greedy); the paper uses 0.7.")
     ] = 0.7,
-    top_p: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Above 0, at most 1; the paper uses 0.9.")
-    ] = 0.9,
+    top_p: Annotated[float, typer.Option(help="Above 0, at most 1; the paper uses 0.9.")] = 0.9,
     greedy: Annotated[
         bool, typer.Option("--greedy", help="Take the likeliest token at every step.")
     ] = False,

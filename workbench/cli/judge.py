@@ -9,8 +9,9 @@ from workbench.cli._limits import MAX_SEED, check_resumable
 
 _HELP = """Judge replies, and report how far judges agree with each other and with people.
 
-FILE is a JSON Lines file of your own (keys prompt and response), or a published benchmark with
-replies as NAME:PATH (a local file) or NAME (the Hugging Face hub).
+FILE is a JSON Lines file of your own (keys prompt and response; response_harm and refusal, true or
+false, say what people found), or a published benchmark with replies as NAME:PATH (a local file) or
+NAME (the Hugging Face hub).
 
 Example, refusals in XSTest's completions by their beginnings, against its human labels:
 
@@ -23,7 +24,7 @@ stands in the environment variable SVGT_JUDGE_API_KEY:
 
 Judges: oracle, refusal-prefix, wildguard:PATH, harmbench:PATH, llama-guard:PATH, beaver-dam:PATH,
 strongreject:PATH (a checkpoint folder or hub id), endpoint:MODEL@URL. What a judge cannot tell,
-and an example without a reply, stays unscored and is counted.
+and an example whose reply is missing or blank, stays unscored and is counted.
 
 OUT gets metrics.parquet (every judgement), summary.json (rates, agreement, accuracy, with 95%
 intervals) and run.json. After an interruption the same command with --resume goes on where it

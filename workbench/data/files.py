@@ -6,9 +6,11 @@
 ==================  ============================================================================
 ``prompt``          a text (one user turn), or a list of turns with ``role`` and ``content`` that
                     ends with the user's; the only key that is needed
-``response``        the assistant's reply
+``response``        the assistant's reply; a blank one counts as none
 ``prompt_harm``     true where complying would be harmful
 ``response_harm``   true where the response is harmful
+``refusal``         true where the response declines, false where it complies; left out where it
+                    does both
 ``context``         the context that the request stands in; ``direct`` by default
 ``pair``            a name that a harmful prompt and its harmless counterpart share, in every
                     context that both stand in; needed by estimators of paired differences
@@ -41,6 +43,7 @@ class ExampleLine:
     response: str | None = None
     prompt_harm: bool | None = None
     response_harm: bool | None = None
+    refusal: bool | None = None
     context: str = "direct"
     pair: str = ""
     group: str = ""
@@ -142,18 +145,17 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _example(line: ExampleLine, where: str, *, source: str, number: int) -> Example:
-    if line.response is not None and not line.response.strip():
-        raise DataError(f"{where}: the response is empty; leave the key out where there is none")
     name = line.id or f"{source}/{number}"
     labels = {
         "prompt_harm": line.prompt_harm,
         "response_harm": line.response_harm,
+        "refusal": line.refusal,
         "pair": line.pair or None,
     }
     return Example(
         id=name,
         prompt=_conversation(line.prompt, where),
-        response=line.response,
+        response=line.response if (line.response or "").strip() else None,
         labels={name: label for name, label in labels.items() if label is not None},
         context=line.context,
         source=source,

@@ -11,20 +11,24 @@ finds.
 
 All of these follow from four counts, so a resample of whole groups is a weighted sum of the groups'
 counts. An example that one side leaves unscored enters nothing but the count of unscored ones. A
-share without a denominator is NaN; resamples with one are left out of the interval.
+share without a denominator is NaN; resamples with one are left out of the interval. A share of 0
+or 1 has Wilson's interval, with the groups that carry a denominator as trials. Where no resample
+changes any other figure (kappa of two judges who never differ, or of one who always says the same),
+the interval is NaN: a bootstrap then says nothing about what other replies would show.
 
 Where people say that a reply refuses in part, *partial* says how it counted: ``left out``, or as a
 ``refusal``. Both are reported, since neither is right.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from workbench.data.example import Example
-from workbench.statistics import Interval, cluster_bootstrap
+from workbench.statistics import Interval, cluster_bootstrap, interval_of_a_rate
 
 Floats = NDArray[np.float64]
 Scores = Mapping[str, Mapping[str, Floats]]
@@ -54,7 +58,8 @@ def rate_rows(
     for judge, found in scores.items():
         measured = {name: found[name] for name in _scored(found)}
         for name, values in (measured or {"": np.full(len(clusters), np.nan)}).items():
-            rate = cluster_bootstrap(values, list(clusters), rng=rng, nan_policy="omit")
+            mean = cluster_bootstrap(values, list(clusters), rng=rng, nan_policy="omit")
+            rate = _if_it_varies(interval_of_a_rate(mean))
             rows.append(_row(judge, "", name, "rate", rate, _unscored(values), 0))
     return rows
 
@@ -112,9 +117,9 @@ def kappa(counts: Floats) -> Floats:
     """
     neither, second, first, both = _columns(counts)
     n = counts.sum(axis=1)
-    a, b = _share(first + both, n), _share(second + both, n)
-    chance = a * b + (1 - a) * (1 - b)
-    return _share(_share(neither + both, n) - chance, 1 - chance)
+    # n^2 times numerator and denominator: whole numbers, so that a kappa of 0 or 1 is exact
+    chance = (first + both) * (second + both) + (neither + second) * (neither + first)
+    return _share(n * (neither + both) - chance, n * n - chance)
 
 
 def agreement(counts: Floats) -> Floats:
@@ -189,7 +194,7 @@ def _resampled(counts: Floats, rng: np.random.Generator) -> Floats:
 
 
 def _interval(counts: Floats, draws: Floats, statistic: Statistic) -> Interval:
-    """Percentile interval; resamples in which the statistic has no meaning are left out."""
+    """Percentile interval, Wilson's of a share that does not vary; see the module."""
     estimate = statistic(counts.sum(axis=0, keepdims=True)).item()
     values = statistic(draws)
     values = values[np.isfinite(values)]
@@ -197,7 +202,16 @@ def _interval(counts: Floats, draws: Floats, statistic: Statistic) -> Interval:
     if values.size and np.isfinite(estimate):
         low, high = map(float, np.quantile(values, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2]))
     n = int(counts.sum())
-    return Interval(estimate, low, high, n, len(counts), _LEVEL, "cluster bootstrap, percentile")
+    found = Interval(estimate, low, high, n, len(counts), _LEVEL, "cluster bootstrap, percentile")
+    if statistic is not kappa:
+        found = interval_of_a_rate(found, n_trials=int(np.isfinite(statistic(counts)).sum()))
+    return _if_it_varies(found)
+
+
+def _if_it_varies(found: Interval) -> Interval:
+    if found.low < found.high:
+        return found
+    return replace(found, low=float("nan"), high=float("nan"))
 
 
 def _columns(counts: Floats) -> tuple[Floats, Floats, Floats, Floats]:

@@ -28,6 +28,7 @@ from workbench.statistics import (
     Floats,
     Interval,
     cluster_bootstrap,
+    interval_of_a_rate,
     paired_cluster_bootstrap,
     relative_reduction,
     wilson,
@@ -160,7 +161,9 @@ def _estimates(
         if metric not in by_metric:
             continue
         sample = _sample(by_metric[metric], rng(metric), n_resamples)
-        interval = weighted_mean(sample) if metric in PER_TOKEN else _rate(sample)
+        interval = (
+            weighted_mean(sample) if metric in PER_TOKEN else interval_of_a_rate(_mean(sample))
+        )
         if metric == "cross_entropy":
             yield "perplexity", _mapped(interval, np.exp)
         yield metric, interval
@@ -207,23 +210,14 @@ def weighted_mean(sample: Sample) -> Interval:
     )
 
 
-def _rate(sample: Sample) -> Interval:
-    interval = cluster_bootstrap(
+def _mean(sample: Sample) -> Interval:
+    return cluster_bootstrap(
         sample.values,
         sample.groups,
         rng=sample.rng,
         n_resamples=sample.n_resamples,
         nan_policy="omit",
     )
-    if interval.n == 0 or interval.estimate not in (0.0, 1.0):
-        return interval
-    stand_in = _without_spread(interval)
-    return replace(interval, low=stand_in.low, high=stand_in.high, method=stand_in.method)
-
-
-def _without_spread(interval: Interval) -> Interval:
-    """Wilson's interval of a rate of 0 or 1 in as many trials as there are groups."""
-    return wilson(round(interval.estimate * interval.n_clusters), interval.n_clusters)
 
 
 def _change(change: str, before: Floats, after: Sample) -> Interval:

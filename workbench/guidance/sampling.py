@@ -36,8 +36,8 @@ class Sampling:
     def __post_init__(self) -> None:
         if not (self.temperature > 0 and self.temperature < float("inf")):
             raise ConfigError(
-                f"temperature = {self.temperature}: it must be positive; the likeliest token at "
-                "every step is greedy decoding (`workbench generate --greedy`)"
+                f"temperature = {self.temperature}: it must be positive, for tokens are drawn; "
+                "only `workbench generate --greedy` takes the likeliest at every step"
             )
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"top_p = {self.top_p}: it lies in (0, 1]; 1 keeps every token")

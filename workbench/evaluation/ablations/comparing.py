@@ -265,7 +265,7 @@ def _estimates(
     groups = part["group"].to_numpy(object)
     own = _mean(values, weights, groups, rng, n_resamples)
     if metric.endswith("_rate"):
-        own = _of_a_rate(own)
+        own = interval_of_a_rate(own)
     estimates: dict[str, Any] = {
         "estimate": own.estimate,
         "low": own.low,
@@ -314,14 +314,6 @@ def _mean(
         low=1 - shortfall.high,
         high=1 - shortfall.low,
     )
-
-
-def _of_a_rate(interval: Interval) -> Interval:
-    """A rate of 0 or 1 has no spread to resample: Wilson's interval on the groups instead."""
-    if interval.n == 0 or interval.estimate not in (0.0, 1.0):
-        return interval
-    stand_in = wilson(round(interval.estimate * interval.n_clusters), interval.n_clusters)
-    return replace(interval, low=stand_in.low, high=stand_in.high)
 
 
 def _of_a_difference(interval: Interval) -> Interval:

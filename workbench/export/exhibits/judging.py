@@ -113,5 +113,5 @@ def _evidence(rows: Sequence[Row]) -> str:
     seeds = ", ".join(dict.fromkeys(str(row["seed"]) for row in rows))
     return (
         f"n = {n} scored replies; bootstrap seed {seeds}; 95% interval by bootstrap clustered by "
-        "group. No test was made."
+        "group (Wilson where a share is 0 or 1). No test was made."
     )
