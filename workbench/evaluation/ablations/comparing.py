@@ -30,6 +30,7 @@ from workbench.statistics import (
     Floats,
     Interval,
     holm,
+    interval_of_a_rate,
     over_seeds,
     over_seeds_p_value,
     permutation_test,
