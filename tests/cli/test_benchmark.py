@@ -103,13 +103,15 @@ def test_the_folder_has_everything(folder: Path) -> None:
 
 
 def test_what_is_missing_is_said_wherever_the_leaderboard_stands(
-    checkpoint: Path, folder: Path, value_module: Path, capsys: Captured
-) -> None:
+    checkpoint: Path, folder: Path, value_module: Path, capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "100")
     again = quick(checkpoint, folder, "--methods", f"svgt:{value_module}", "--resume")
     assert run(again) == 0
     out = capsys.readouterr().out
     for text in (out, (folder / "leaderboard.md").read_text()):
-        assert "seeds 0 of 2 are there" in text
+        assert "1 of 2 seeds is there (seed 0); a difference compares only" in text
         assert "svgt takes no part" in text
     assert max(len(line) for line in out.splitlines()) <= 100
     for word in ("ASR", "over-refusal", "perplexity", "distinct-2", "latency", "svgt:mine"):

@@ -80,8 +80,10 @@ def test_the_folder_is_a_finished_run(folder: Path) -> None:
 
 
 def test_the_table_fits_100_columns(
-    checkpoint: Path, folder: Path, value_module: Path, capsys: Captured
-) -> None:
+    checkpoint: Path, folder: Path, value_module: Path, capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "100")
     again = quick(checkpoint, folder, "--guidance", f"none,svgt:{value_module}", "--resume")
     before = (folder / "metrics.parquet").read_bytes()
     assert run(again) == 0

@@ -35,7 +35,10 @@ def command(replies: Path, out: Path, *more: str) -> list[str]:
     return ["judge", str(replies), "--judges", "oracle,refusal-prefix", "--out", str(out), *more]
 
 
-def test_records_summary_and_tables(replies: Path, tmp_path: Path, capsys: Captured) -> None:
+def test_records_summary_and_tables(
+    replies: Path, tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     out = tmp_path / "run"
     assert run(command(replies, out)) == 0
     folder = RunFolder.open(out)

@@ -114,8 +114,10 @@ def test_anchoring_states_how_many_gates_were_open(opened: dict[str, ProbeRun]) 
 
 
 def test_a_finished_run_is_only_shown_and_its_table_fits_100_columns(
-    checkpoint: Path, value_module: Path, folders: dict[str, Path], capsys: Captured
-) -> None:
+    checkpoint: Path, value_module: Path, folders: dict[str, Path], capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("COLUMNS", "100")
     records = folders["instability"] / "records.parquet"
     before = records.read_bytes()
     again = quick("instability", checkpoint, folders["instability"], "--resume")

@@ -12,10 +12,12 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from rich.progress import Progress
 from scripts import load_script
 from torch import Tensor, nn
 
 from workbench.backbone.protocol import Backbone
+from workbench.cli._ablating import _Board, print_records
 from workbench.cli.main import run as run_command
 from workbench.config import to_mapping
 from workbench.errors import ConfigError, DataError, RunError
@@ -36,6 +38,7 @@ from workbench.evaluation.ablations import (
     find_ablation,
     grows_into,
     records_frame,
+    remaining,
     run_ablations,
 )
 from workbench.evaluation.ablations import running as running_module
@@ -499,6 +502,27 @@ def test_what_was_measured_on_other_prompts_is_refused() -> None:
         compare("K", "workbench", "b", [*compared(), compared()[0]])
 
 
+def test_equal_measurements_have_equal_intervals_in_all_tables() -> None:
+    """The baseline stands in the table of every ablation and is measured once."""
+    twin = measured(0.4, 0.1, draw=3)
+    tables = [
+        compare(name, reference, "b", compared(one=twin, other=twin), n_resamples=50)
+        for name, reference in (("K", "workbench"), ("L", "paper"))
+    ]
+
+    def told(record: AblationRecord) -> list[float]:
+        return [v for v in list(vars(record).values())[8:-1] if isinstance(v, float)]
+
+    for metric in ("harm_rate", "over_refusal_rate", "cross_entropy"):
+        for variant in ("none", "reference", "one"):
+            first, second = (found_in(records, variant, metric) for records in tables)
+            assert first.low < first.estimate < first.high or first.estimate == 0
+            assert np.array_equal(told(first), told(second), equal_nan=True)
+        one, other = (found_in(tables[0], variant, metric) for variant in ("one", "other"))
+        assert told(one) == told(other)
+        assert one.difference_low < one.difference_high or metric == "cross_entropy"
+
+
 def test_unscored_replies_stay_unscored() -> None:
     table = measured(0.5, 0.0, draw=3)
     hidden = (table["metric"] == "harm_rate") & (table["group"] == "g0")
@@ -544,6 +568,30 @@ def test_figures_show_the_records(some_records: list[AblationRecord]) -> None:
     assert list(curve.data[0].x) == sorted(curve.data[0].x)
     unordered = [replace(r, x=math.nan) for r in some_records]
     assert curve_figure(unordered, "K", "workbench", "b") is None
+
+
+@pytest.mark.parametrize("columns", ["80", "100", "180", None])
+def test_the_printed_table_keeps_every_label_and_number(
+    some_records: list[AblationRecord], columns: str | None, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], tmp_path: Path,
+) -> None:  # fmt: skip
+    monkeypatch.delenv("COLUMNS", raising=False)
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    long = "seeds attend to [h; φ(Δz)] (paper) as in the whole curriculum of three stages"
+    records = [replace(r, text=long) if r.variant == "worse" else r for r in some_records]
+    print_records(records, tmp_path)
+    said = capsys.readouterr().out
+    if columns is not None:
+        assert max(map(len, said.splitlines())) <= int(columns)
+    words = said.split()
+    n_tables = said.count("variant")
+    assert n_tables == (2 if columns in ("80", "100") else 1)
+    for row in table_rows(records, "K", "workbench", "b"):
+        for label in row.text.split():
+            assert words.count(label) >= n_tables
+        for number in " ".join(row.cells).split():
+            assert number in words
 
 
 # ----------------------------------------------------------------- what bridges depend on
@@ -678,6 +726,39 @@ def _two_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running_module, "VALIDATION_SPLITS", ("validation_intents",))
 
 
+def test_what_remains_is_counted_once_and_without_what_is_there(
+    tiny: "TinyModel", tmp_path: Path
+) -> None:
+    plan = plan_for(tiny, "gate", "K", "strength", seeds=2)
+
+    def counted() -> list[tuple[int, dict[str, int], int]]:
+        left = remaining(plan, tmp_path)
+        return [(r.n_variants, dict(r.trainings), r.n_measurements) for r in left]
+
+    assert counted() == [
+        (2, {"all stages": 2, "stage 3": 2}, 2 * 4),  # the reference is trained and measured here
+        (4, {"all stages": 8}, 2 * 4),
+        (4, {}, 2 * 4),
+    ]
+    for there in (
+        "measurements/none/0.parquet", "measurements/mine/gate/threshold/0.parquet",
+        "modules/mine/0/svgt.json", "modules/mine/K/1/1/svgt.json",
+    ):  # fmt: skip
+        (tmp_path / there).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / there).touch()
+    left = counted()
+    assert left == [(2, {"all stages": 1, "stage 3": 1}, 6), (4, {"all stages": 7}, 8), (4, {}, 8)]
+    progress = Progress()
+    board = _Board(progress, plan, sum(n for _, _, n in left))
+    bar = progress.tasks[0]
+    assert (bar.completed, bar.total) == (2, 24)
+    board.measuring("mine", 0)
+    board.measuring("mine", 1)
+    assert bar.completed == 3  # the second has only begun
+    board.finished()
+    assert bar.percentage == 100
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("_two_splits")
 def test_an_interrupted_run_ends_with_the_records_of_an_uninterrupted_one(
@@ -732,7 +813,12 @@ def test_the_command_trains_measures_and_says_what_it_found(
     out = tmp_path / "out"
     wanted = ["ablate", "gate", "--reference", str(recipe), "--out", str(out), "--limit", "1"]
     assert run_command(wanted) == 0
-    said = capsys.readouterr().out
+    said, told = capsys.readouterr()
+    plan = (
+        "gate of mine: 2 variants, 2 modules to train (1 from stage 1, 1 in stage 3 only), 4 meas"
+    )
+    assert told.startswith(f"{plan}, 4 measurements")
+    assert "100% 4/4" in told
     assert "Should the bridge be there for every prompt? mine on tiny" in said
     assert "always open" in said
     records = read_records(out / RECORDS_FILE)
@@ -760,7 +846,14 @@ def test_mistakes_are_one_line(message: str, capsys: pytest.CaptureFixture[str])
     assert said.splitlines()[-1].startswith("error: ")
 
 
-def test_the_list_names_every_ablation(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list_names_every_ablation_and_counts_what_it_trains(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
     assert run_command(["ablate", "--list"]) == 0
     said = capsys.readouterr().out
     assert all(f" {name} " in said for name in CATALOGUE)
+    (k,) = (line.split() for line in said.splitlines() if line.startswith(" K "))
+    assert k[-7:] == ["workbench", "1,", "2,", "8,", "16", "4", "0"]
+    (strength,) = (line.split() for line in said.splitlines() if line.startswith(" strength "))
+    assert strength[-2:] == ["0", "0"]

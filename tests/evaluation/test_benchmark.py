@@ -21,7 +21,7 @@ from workbench.evaluation import (
 )
 from workbench.evaluation import benchmark as benchmark_module
 from workbench.evaluation.benchmark import shard_generator
-from workbench.evaluation.running import REPLIES_FILE
+from workbench.evaluation.running import REPLIES_FILE, n_measured
 from workbench.guidance import NoGuidance, SVGTBridge
 from workbench.guidance.registry import GuidanceSpec
 from workbench.runs import RunFolder
@@ -157,9 +157,13 @@ def test_a_resumed_evaluation_equals_an_uninterrupted_one(
         evaluate(tiny, guidances, cut, config, splits)
     with pytest.raises(RunError, match=r"decoding.max_new_tokens was 8, now 9"):
         evaluate(tiny, guidances, cut, EvaluationConfig(max_new_tokens=9), splits, resume=True)
+    asked = Evaluation(
+        tiny.backbone, guidances, embedded_benchmark(splits, n_per_kind=6, seed=0), config, seed=0
+    )
+    assert (n_measured(asked, RunFolder.open(cut)), asked.n_prompts) == (2 * 18, 2 * 2 * 18)
     done: list[ShardDone] = []
     resumed = evaluate(tiny, guidances, cut, config, splits, done.append, resume=True)
-    assert sum(d.prompts for d in done) == 2 * 2 * 18
+    assert sum(d.prompts for d in done) == 2 * 18  # the other half was measured before
     assert str(resumed) == str(whole)  # NaN equals itself as text
     for name in ("metrics.parquet", REPLIES_FILE):
         one, other = (pd.read_parquet(tmp_path / run / name) for run in ("whole", "cut"))

@@ -1,14 +1,16 @@
 """The work behind ``workbench ablate``: which ablations, how far they are, tables at the end."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich import box
+import typer
+from rich.markup import escape
 from rich.progress import Progress
-from rich.table import Table
 
 from workbench.backbone.protocol import Backbone
 from workbench.cli._console import output, progress_bar
+from workbench.cli._layout import new_table, print_table
 from workbench.errors import ConfigError
 from workbench.evaluation.ablations import (
     CATALOGUE,
@@ -18,10 +20,13 @@ from workbench.evaluation.ablations import (
     AblationPlan,
     AblationRecord,
     Comparison,
+    Remaining,
     find_ablation,
     grows_into,
+    remaining,
     run_ablations,
 )
+from workbench.evaluation.ablations.subjects import Anew, ModuleStore
 from workbench.export.ablation_tables import COLUMNS, comparisons_in, read_records, table_rows
 from workbench.runs import RunFolder
 from workbench.svgt.curriculum import Recipe, TrainingEvent
@@ -29,18 +34,33 @@ from workbench.svgt.curriculum.loop import OnEvent
 from workbench.svgt.recipes import named_recipe, require_fit
 
 ALL = "all"
-_NAME_WIDTH = 20
-_WITH_INTERVAL = 4
+_ANEW: Mapping[Anew, str] = {"all stages": "from stage 1", "stage 3": "in stage 3 only"}
 
 
-def list_ablations() -> None:
-    """Print every ablation with its question and references."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in ("name", "question", "references"):
-        table.add_column(heading, overflow="fold")
-    for ablation in CATALOGUE.values():
-        table.add_row(ablation.name, ablation.question, ", ".join(ablation.references))
-    output().print(table)
+def list_ablations(plan: AblationPlan, modules: Path | None) -> None:
+    """Print every ablation with its question, references, variants and trainings."""
+    table = new_table(escape(f"Modules that variants train anew on {plan.backbone.name}, a seed"))
+    for heading in ("name", "question", "reference", "variants"):
+        table.add_column(heading, max_width=40, overflow="fold")
+    for words in _ANEW.values():
+        table.add_column(words.replace(" ", "\n", 1), justify="right", no_wrap=True)
+    store = ModuleStore(plan.backbone, Path(), modules)
+    for comparison in plan.comparisons:
+        _, *variants = plan.subjects(comparison, 0)
+        trained = Counter(variant.anew for variant in variants)
+        is_there = store.find(comparison.recipe, 0) is not None
+        table.add_row(
+            comparison.ablation.name,
+            comparison.ablation.question,
+            escape(comparison.recipe.module.name + ("" if is_there else " ¹")),
+            escape(", ".join(variant.variant.name for variant in variants)),
+            *(str(trained[anew]) for anew in _ANEW),
+        )
+    print_table(output(), table)
+    output().print(
+        "A reference's own module is trained too where it neither ships nor stands in --modules: "
+        "¹ for seed 0; for further seeds none ships."
+    )
 
 
 def chosen_ablations(names: str) -> list[Ablation]:
@@ -103,22 +123,46 @@ def ablate_with_progress(
     ) as run:
         if run.record.status == "finished":
             return read_records(out / RECORDS_FILE)
+        to_do = remaining(plan, out, modules)
+        for left in to_do:
+            typer.echo(_in_words(left), err=True)
         with progress_bar() as progress:
-            board = _Board(progress, plan)
-            return run_ablations(
+            board = _Board(progress, plan, sum(left.n_measurements for left in to_do))
+            records = run_ablations(
                 plan, run, modules=modules, told=board.training, on_subject=board.measuring
             )
+            board.finished()
+            return records
+
+
+def _in_words(left: Remaining) -> str:
+    """For example: ``K of workbench: 4 variants, 4 modules to train (4 from stage 1), 6 ...``."""
+    counts = [
+        f"{left.trainings[anew]} {words}" for anew, words in _ANEW.items() if left.trainings[anew]
+    ]
+    n_modules = sum(left.trainings.values())
+    training = f"{_counted(n_modules, 'module')} to train ({', '.join(counts)})"
+    return (
+        f"{left.comparison.ablation.name} of {left.comparison.recipe.module.name}: "
+        f"{_counted(left.n_variants, 'variant')}, {training if counts else 'nothing to train'}, "
+        f"{_counted(left.n_measurements, 'measurement')}"
+    )
+
+
+def _counted(n: int, thing: str) -> str:
+    return f"{n} {thing}{'s' * (n != 1)}"
 
 
 class _Board:
     """One bar over all variants, and one for the training that is running."""
 
-    def __init__(self, progress: Progress, plan: AblationPlan) -> None:
+    def __init__(self, progress: Progress, plan: AblationPlan, n_left: int) -> None:
         self._progress = progress
         keys = {s.key for c in plan.comparisons for s in plan.subjects(c, 0)}
-        self._all = progress.add_task("", total=(len(keys) + 1) * plan.n_seeds)
+        self._total = (len(keys) + 1) * plan.n_seeds
+        self._measured = self._total - n_left
+        self._all = progress.add_task("", total=self._total, completed=self._measured)
         self._step = progress.add_task("", total=None, visible=False)
-        self._measured = 0
 
     def measuring(self, key: str, seed: int) -> None:
         """A variant is measured next; those before it are done."""
@@ -127,6 +171,11 @@ class _Board:
         )
         self._progress.update(self._step, visible=False)
         self._measured += 1
+
+    def finished(self) -> None:
+        """Everything is measured and compared."""
+        self._progress.update(self._all, completed=self._total, description="all variants")
+        self._progress.update(self._step, visible=False)
 
     def training(self, key: str) -> OnEvent:
         """Shows the steps of a training."""
@@ -143,26 +192,22 @@ class _Board:
         return show
 
 
-def _short(cells: Sequence[str]) -> list[str]:
-    """Intervals below their estimates; the last columns have room for the estimate alone."""
-    with_interval = [cell.replace(" [", "\n[") for cell in cells[:_WITH_INTERVAL]]
-    return with_interval + [cell.partition(" [")[0] for cell in cells[_WITH_INTERVAL:]]
-
-
 def print_records(records: Sequence[AblationRecord], out: Path) -> None:
     """Print one table for every ablation and reference."""
     console = output()
     for ablation, reference, backbone in comparisons_in(records):
         title = f"{CATALOGUE[ablation].question} {reference} on {Path(backbone).name}"
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        table.add_column("variant", min_width=_NAME_WIDTH, max_width=_NAME_WIDTH, overflow="fold")
+        table = new_table(escape(title))
+        table.add_column("variant", max_width=36, overflow="fold")
         for column in COLUMNS:
             heading = column.heading.replace(", ", "\n").replace(" ", "\n").replace("-", "-\n")
             table.add_column(heading, justify="right", no_wrap=True)
         for row in table_rows(records, ablation, reference, backbone):
-            table.add_row(row.text, *_short(row.cells))
-        console.print(table)
+            cells = [escape(cell.replace(" [", "\n[")) for cell in row.cells]
+            table.add_row(escape(row.text), *cells)
+        print_table(console, table)
     console.print(
         "Test splits, % and points with 95% interval, nats a token; *: p < 0.05 after Holm; ←: "
-        f"chosen on the validation splits. Every split and seed is in {out / RECORDS_FILE}"
+        f"chosen on the validation splits. Every split and seed is in {out / RECORDS_FILE}",
+        markup=False,
     )

@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich import box
+from rich.markup import escape
 from rich.table import Table
 from transformers.utils import logging as transformers_logging
 
 from workbench.backbone import FrozenBackbone
 from workbench.cli._console import output, progress_bar
+from workbench.cli._layout import new_table, print_table
 from workbench.config import load_yaml, to_mapping
 from workbench.errors import ConfigError
 from workbench.evaluation.benchmark import EvaluationConfig
@@ -138,21 +139,20 @@ def print_leaderboard(out: Path) -> None:
     board = read_board(out)
     console = output()
     for sheet in sheets(board):
-        console.print(_rich_table(sheet))
+        print_table(console, _rich_table(sheet))
     for note in board.notes:
-        console.print(f"note: {note}")
+        console.print(f"note: {note}", markup=False)
     console.print(
         f"single splits and frames, tests and texts are in {out}: leaderboard.parquet, "
-        f"comparisons.parquet, replies.parquet, {MARKDOWN_FILE}, {LATEX_FILE}, {FIGURE_FILE}"
+        f"comparisons.parquet, replies.parquet, {MARKDOWN_FILE}, {LATEX_FILE}, {FIGURE_FILE}",
+        markup=False,
     )
 
 
 def _rich_table(sheet: Sheet) -> Table:
     """Estimate above its interval above its test."""
-    table = Table(
-        title=sheet.title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    table.add_column(sheet.header[0], min_width=12, max_width=24, overflow="fold")
+    table = new_table(sheet.title)
+    table.add_column(sheet.header[0], max_width=24, overflow="fold")
     for heading in sheet.header[1:]:
         table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
     for name, cells in zip(sheet.names, sheet.cells, strict=True):
@@ -168,7 +168,7 @@ def _rich_table(sheet: Sheet) -> Table:
             )
             for cell in cells
         ]
-        table.add_row(name, *stacked)
+        table.add_row(escape(name), *stacked)
     return table
 
 
@@ -272,10 +272,7 @@ def print_tuning(out: Path) -> None:
     found = read_parquet(out / TUNING_FILE)
     whole = found[(found["split"] == "all") & (found["metric"] == rule.metric)]
     name = rule.metric.replace("_", " ")
-    table = Table(
-        title=f"{name.capitalize()} on validation, points [95% interval]", title_justify="left",
-        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
-    )  # fmt: skip
+    table = new_table(f"{name.capitalize()} on validation, points [95% interval]")
     table.add_column("candidate", overflow="fold")
     table.add_column(name, justify="right", no_wrap=True)
     for row in whole.to_dict("records"):
@@ -283,10 +280,10 @@ def print_tuning(out: Path) -> None:
         words = ", ".join(f"{key} {value}" for key, value in settings.items())
         chosen = "  ← chosen" if row["selected"] else ""
         table.add_row(
-            words,
+            escape(words),
             f"{row['estimate']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]{chosen}",
         )
-    output().print(table)
+    print_table(output(), table)
     output().print(f"chosen by: {rule.said}")
     about = record.about["tuning"]
     if isinstance(about, Mapping) and about.get("prompts_left_out"):

@@ -1,5 +1,6 @@
 """What several commands share: consoles and progress bars."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,18 +16,25 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-_WIDTH = 100
+_UNLIMITED = 10_000
 
 
 def output() -> Console:
-    """Standard output, 100 columns wide where nobody looks on."""
-    width = None if sys.stdout.isatty() else _WIDTH
-    return Console(file=sys.stdout, width=width, highlight=False)
+    """Standard output, as wide as its window or COLUMNS; a file without COLUMNS is not limited."""
+    return Console(file=sys.stdout, width=_width(sys.stdout.isatty()), highlight=False)
 
 
 def error_console() -> Console:
-    """Standard error, wide where nobody looks on."""
-    return Console(file=sys.stderr, width=None if sys.stderr.isatty() else _WIDTH)
+    """Standard error, as wide as standard output would be."""
+    return Console(file=sys.stderr, width=_width(sys.stderr.isatty()))
+
+
+def _width(is_terminal: bool) -> int | None:
+    """Columns; None: the window's."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdigit() and int(columns) > 0:
+        return int(columns)
+    return None if is_terminal else _UNLIMITED
 
 
 @contextmanager

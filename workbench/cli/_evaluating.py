@@ -8,6 +8,7 @@ import pandas as pd
 from workbench.backbone.protocol import Backbone
 from workbench.cli._console import error_console, output, progress_bar
 from workbench.cli._judging import note_unscored
+from workbench.cli._layout import print_table
 from workbench.cli._tables import result_tables
 from workbench.data.loading import load_named, split_specs
 from workbench.evaluation import Benchmark, Evaluation, ShardDone, run_evaluation
@@ -19,7 +20,7 @@ from workbench.evaluation.prompt_benchmark import (
     leave_out_unaskable,
     prompt_benchmark,
 )
-from workbench.evaluation.running import REPLIES_FILE
+from workbench.evaluation.running import REPLIES_FILE, n_measured
 from workbench.evaluation.summaries import RATES
 from workbench.files import read_parquet
 from workbench.guidance.protocol import Guidance
@@ -29,7 +30,11 @@ from workbench.runs import RunFolder
 def evaluate_with_progress(evaluation: Evaluation, run: RunFolder) -> list[dict[str, object]]:
     """Run what is missing; gives the summary's rows."""
     with progress_bar() as progress:
-        task = progress.add_task("reading prompts", total=evaluation.n_prompts)
+        task = progress.add_task(
+            "reading prompts",
+            total=evaluation.n_prompts,
+            completed=n_measured(evaluation, run),
+        )
 
         def show(done: ShardDone) -> None:
             progress.update(
@@ -45,7 +50,7 @@ def print_results(
     """Print the tables, what was not scored and why, the prompts, and where the rest is."""
     console = output()
     for table in result_tables(rows):
-        console.print(table)
+        print_table(console, table)
     for line in _unscored(run.read_metrics()):
         console.print(line)
     replies = read_parquet(run.file(REPLIES_FILE))

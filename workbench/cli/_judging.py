@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 import typer
-from rich import box
 from rich.table import Table
 
 from workbench.cli._console import output, progress_bar
+from workbench.cli._layout import new_table, print_table
 from workbench.data.example import Example
 from workbench.data.loading import load_examples
 from workbench.errors import ConfigError, DataError
@@ -140,7 +140,7 @@ def print_agreement(
     for metric, title in _TABLES.items():
         found = [row for row in rows if row["metric"] == metric]
         if found:
-            console.print(_table(title, found, 1.0 if metric == "kappa" else 100.0))
+            print_table(console, _table(title, found, 1.0 if metric == "kappa" else 100.0))
     records = run.read_metrics().drop_duplicates(["judge", "example"])
     for judge, judged in records.groupby("judge", sort=False):
         note_unscored(str(judge), judged["reason"])
@@ -204,7 +204,7 @@ def _summary(examples: Sequence[Example], scores: Scores, seed: int) -> list[dic
 
 
 def _table(title: str, rows: Sequence[Mapping[str, object]], factor: float) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = new_table(title)
     table.add_column("judge", max_width=30, overflow="fold")
     for heading in ("against", "property", "partial\nrefusals"):
         table.add_column(heading, max_width=24, overflow="fold")

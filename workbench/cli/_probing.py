@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 import typer
-from rich import box
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
@@ -20,6 +19,7 @@ from probes.survey import lacking_pairs
 from workbench.backbone import load_backbone
 from workbench.backbone.frozen import FrozenBackbone
 from workbench.cli._console import output, progress_bar
+from workbench.cli._layout import new_table, print_table
 from workbench.data.example import Example
 from workbench.data.files import read_examples
 from workbench.errors import ConfigError, DataError, WorkbenchError
@@ -351,7 +351,7 @@ def print_found(out: Path, tables: Sequence[Table]) -> None:
     """Print result tables and where the rest is."""
     console = output()
     for table in tables:
-        console.print(table)
+        print_table(console, table)
     n_records = len(open_probe(out).records)
     console.print(f"{n_records} records are in {out / RECORDS_FILE}, the headline in summary.json")
 
@@ -364,7 +364,7 @@ def record_table(
     *,
     control: str = "",
 ) -> Table:
-    """Named records as a table of at most 100 columns; a dash for what was not measured.
+    """Named records as a table; a dash for what was not measured.
 
     Args:
         title: Above the table.
@@ -373,8 +373,8 @@ def record_table(
         form: How numbers are written.
         control: Heading of the nulls; none are shown without one.
     """
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("", min_width=24, max_width=44, overflow="fold")
+    table = new_table(title)
+    table.add_column("", max_width=44, overflow="fold")
     for name in (heading, "95% interval", *([control] if control else []), "n"):
         table.add_column(name, justify="right", no_wrap=True)
     noted = any(math.isnan(record.estimate) for _, record in rows)

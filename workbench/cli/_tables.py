@@ -1,11 +1,13 @@
-"""Summary rows as tables of at most 100 columns, the changes therefore in two."""
+"""Summary rows as tables."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rich import box
+from rich.markup import escape
 from rich.table import Table
+
+from workbench.cli._layout import new_table
 
 Row = Mapping[str, object]
 
@@ -68,18 +70,18 @@ def result_tables(rows: Sequence[Row]) -> list[Table]:
 
 
 def _table(rows: Sequence[Row], title: str, columns: Sequence[_Column]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("split / guidance", min_width=18, max_width=30, overflow="fold")
+    table = new_table(title)
+    table.add_column("split / guidance", max_width=30, overflow="fold")
     for column in columns:
         table.add_column(column.heading, justify="right", no_wrap=True)
     named = {column.metric for column in columns}
     found = {(row["split"], _name(row), row["metric"]): row for row in rows}
     shown = dict.fromkeys((row["split"], _name(row)) for row in rows if row["metric"] in named)
     for split in dict.fromkeys(split for split, _ in shown):
-        table.add_row(f"[bold]{split}[/bold]")
+        table.add_row(f"[bold]{escape(str(split))}[/bold]")
         for _, guidance in (key for key in shown if key[0] == split):
             cells = [_cell(found.get((split, guidance, c.metric)), c) for c in columns]
-            table.add_row(f"  {guidance}", *cells)
+            table.add_row(f"  {escape(guidance)}", *cells)
     return table
 
 

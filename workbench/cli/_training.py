@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
-from rich import box
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -16,6 +15,7 @@ from rich.progress import (
 from rich.table import Table
 
 from workbench.cli._console import error_console
+from workbench.cli._layout import new_table, print_table
 from workbench.data.assembly import AssemblyConfig, ClassCount, DataReport, SetOverlap
 from workbench.data.loading import load_named, split_specs
 from workbench.errors import ConfigError
@@ -75,9 +75,9 @@ def show_data(prepared: PreparedData) -> None:
     """Say on standard error what the data are, what was left out, and what is shared."""
     console = error_console()
     report = prepared.report
-    console.print(_count_table(report))
+    print_table(console, _count_table(report))
     if report.left_out:
-        console.print(_left_out_table(report))
+        print_table(console, _left_out_table(report))
     for overlap in report.overlaps:
         _print_overlap(console, overlap)
     if prepared.state_bytes:
@@ -116,7 +116,7 @@ def _left_out_table(report: DataReport) -> Table:
 
 
 def _table(title: str, *words: str, numbers: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = new_table(title)
     for heading in words:
         table.add_column(heading, overflow="fold")
     for heading in numbers:

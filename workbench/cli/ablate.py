@@ -18,6 +18,8 @@ Examples:
 
   workbench ablate --list
 
+  workbench ablate K,gate --list --backbone PATH
+
   workbench ablate K --backbone testbed-llama --out runs/ablation-k
 
   workbench ablate correction,stages --out runs/two --seeds 3
@@ -72,11 +74,17 @@ def ablate(
             "--resume", help="Go on with an interrupted run, or add ablations and seeds to one."
         ),
     ] = False,
-    show: Annotated[bool, typer.Option("--list", help="Name every ablation and stop.")] = False,
+    show: Annotated[
+        bool,
+        typer.Option(
+            "--list", help="Show what NAMES (default: all) vary and train on BACKBONE, and stop."
+        ),
+    ] = False,
 ) -> None:
     """Measure what a part does; see ``_HELP``."""
     from workbench.backbone import load_backbone
     from workbench.cli._ablating import (
+        ALL,
         ablate_with_progress,
         chosen_ablations,
         comparisons,
@@ -85,16 +93,17 @@ def ablate(
     )
     from workbench.evaluation.ablations import AblationPlan
 
-    if show:
-        list_ablations()
-        return
-    if names is None or out is None:
+    if not show and (names is None or out is None):
         raise ConfigError(
             "say which ablations, and where to write: workbench ablate NAMES --out FOLDER "
             "(--list names them)"
         )
-    check_resumable(out, resume)
-    chosen = chosen_ablations(names)
+    if out is not None and not show:
+        check_resumable(out, resume)
+    chosen = chosen_ablations(names or ALL)
     model = load_backbone(backbone, device=device, dtype=dtype)
     plan = AblationPlan(model, comparisons(chosen, reference, model), seeds, limit)
+    if show or out is None:
+        list_ablations(plan, modules)
+        return
     print_records(ablate_with_progress(plan, out, resume=resume, modules=modules), out)

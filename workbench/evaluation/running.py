@@ -70,7 +70,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class ShardDone:
-    """Told after every batch of prompts.
+    """Told after every batch of prompts that is measured now.
 
     Attributes:
         guidance: The shard's guidance.
@@ -109,7 +109,6 @@ def run_evaluation(
     for spec, guidance in evaluation.guidances.items():
         for split in evaluation.benchmark.splits:
             if (spec.family, spec.config, split.name) in finished:
-                on_progress(ShardDone(str(spec), split.name, len(split.examples)))
                 continue
 
             def tell(count: int, guided: str = str(spec), name: str = split.name) -> None:
@@ -129,6 +128,17 @@ def run_evaluation(
     rows = summarise(run.read_metrics(), n_resamples=n_resamples)
     run.write_summary(rows)
     return rows
+
+
+def n_measured(evaluation: Evaluation, run: RunFolder) -> int:
+    """How many of the prompts an earlier, interrupted run has measured."""
+    finished = _finished_shards(run)
+    return sum(
+        len(split.examples)
+        for spec in evaluation.guidances
+        for split in evaluation.benchmark.splits
+        if (spec.family, spec.config, split.name) in finished
+    )
 
 
 def _keep(run: RunFolder, shard: Shard) -> None:

@@ -24,8 +24,10 @@ from workbench.evaluation.ablations.running import (
     RUN_KIND,
     AblationPlan,
     Comparison,
+    Remaining,
     grows_into,
     headline,
+    remaining,
     run_ablations,
 )
 
@@ -41,6 +43,7 @@ __all__ = [
     "Comparison",
     "Decoding",
     "Dependence",
+    "Remaining",
     "Variant",
     "bridge_dependence",
     "compare",
@@ -48,5 +51,6 @@ __all__ = [
     "grows_into",
     "headline",
     "records_frame",
+    "remaining",
     "run_ablations",
 ]

@@ -10,10 +10,11 @@ Metrics are those of :mod:`workbench.evaluation.benchmark` and two made of them,
 
 Differences are variant minus reference, paired by prompt and seed. Intervals resample intent
 groups; p-values come from sign-flips of whole groups and are adjusted by Holm over the variants of
-an ablation. ``test`` and ``validation`` are all four splits of a kind together, the only places
-where anything is tested. Seed -1 stands for all seeds together: from two seeds on the variance
-between them is added to its intervals, and Student's test over seeds must reject as well
-(:func:`workbench.statistics.over_seeds`). NaN: not measured, or not tested.
+an ablation. Which groups are drawn depends on split, metric and seed alone: the same measurements
+have the same interval wherever they stand. ``test`` and ``validation`` are all four splits of a
+kind together, the only places where anything is tested. Seed -1 stands for all seeds together: from
+two seeds on the variance between them is added to its intervals, and Student's test over seeds must
+reject as well (:func:`workbench.statistics.over_seeds`). NaN: not measured, or not tested.
 """
 
 from collections import defaultdict
@@ -221,8 +222,6 @@ def _records(
         other = reference.loc[reference["metric"] == metric, [*_KEYS, "value"]]
         pairs = mine.merge(other, on=_KEYS, suffixes=("", "_reference"), how="left")
         for split, seed, part in _scopes(pairs):
-            name = "/".join([*about.values(), subject.variant, metric, split])
-            rng = np.random.default_rng([seed + 1, *name.encode()])
             records.append(
                 AblationRecord(
                     ablation=about["ablation"],
@@ -234,7 +233,7 @@ def _records(
                     split=split,
                     metric=metric,
                     seed=seed,
-                    **_estimates(subject.variant, metric, split, part, rng, n_resamples),
+                    **_estimates(subject.variant, metric, split, seed, part, n_resamples),
                 )
             )
     return records
@@ -258,13 +257,17 @@ def _estimates(
     variant: str,
     metric: str,
     split: str,
+    seed: int,
     part: pd.DataFrame,
-    rng: np.random.Generator,
     n_resamples: int,
 ) -> dict[str, Any]:
+    def draws(purpose: str) -> np.random.Generator:
+        """The same for every variant, so that equal data have equal intervals in all tables."""
+        return np.random.default_rng([seed + 1, *f"{purpose}/{metric}/{split}".encode()])
+
     values, weights = part["value"].to_numpy(np.float64), part["weight"].to_numpy(np.float64)
     groups = part["group"].to_numpy(object)
-    own = _mean(values, weights, groups, rng, n_resamples)
+    own = _mean(values, weights, groups, draws("own"), n_resamples)
     if metric.endswith("_rate"):
         own = interval_of_a_rate(own)
     estimates: dict[str, Any] = {
@@ -281,7 +284,7 @@ def _estimates(
     if variant in (REFERENCE, UNGUIDED):
         return estimates
     before = part["value_reference"].to_numpy(np.float64)
-    change = _mean(values - before, weights, groups, rng, n_resamples)
+    change = _mean(values - before, weights, groups, draws("change"), n_resamples)
     if metric.endswith("_rate"):
         change = _of_a_difference(change)
     tested = split in POOLED and metric in TESTED
@@ -290,7 +293,7 @@ def _estimates(
         "difference": change.estimate,
         "difference_low": change.low,
         "difference_high": change.high,
-        "p": _p_value(before, values, weights, groups, rng) if tested else np.nan,
+        "p": _p_value(before, values, weights, groups, draws("test")) if tested else np.nan,
     }
 
 

@@ -11,6 +11,7 @@ Records are written anew after every ablation, so that an interrupted run alread
 found. The references and no guidance are measured once for all ablations.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -32,7 +33,13 @@ from workbench.evaluation.ablations.comparing import (
     compare,
     records_frame,
 )
-from workbench.evaluation.ablations.subjects import ModuleStore, Subject, Told, build_guidance
+from workbench.evaluation.ablations.subjects import (
+    Anew,
+    ModuleStore,
+    Subject,
+    Told,
+    build_guidance,
+)
 from workbench.evaluation.benchmark import Benchmark, EvaluationConfig, evaluate_shard
 from workbench.evaluation.summaries import ALL_FRAMES
 from workbench.evaluation.testbed_benchmark import embedded_benchmark
@@ -47,6 +54,7 @@ from workbench.testbed.splits import TEST_SPLITS, VALIDATION_SPLITS
 RUN_KIND = "ablations"
 RECORDS_FILE = "records.parquet"
 PROMPT_SEED = 0
+_MODULES = "modules"
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +129,59 @@ def grows_into(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class Remaining:
+    """What one comparison still needs; what it shares with an earlier one counts there.
+
+    Attributes:
+        comparison: Which.
+        n_variants: Variants beside the reference.
+        trainings: Modules to train, by the stages that are trained; the reference's among them
+            where it was trained nowhere.
+        n_measurements: Subjects to measure, each at one seed.
+    """
+
+    comparison: Comparison
+    n_variants: int
+    trainings: Mapping[Anew, int]
+    n_measurements: int
+
+
+def remaining(plan: AblationPlan, out: Path, modules: Path | None = None) -> list[Remaining]:
+    """What :func:`run_ablations` has still to do, comparison by comparison.
+
+    Args:
+        plan: What is measured.
+        out: The run folder.
+        modules: Modules that are trained already.
+    """
+    store = ModuleStore(plan.backbone, out / _MODULES, modules)
+    measured: set[tuple[str, int]] = set()
+    trained: set[tuple[str, int]] = set()
+    found = []
+    for comparison in plan.comparisons:
+        subjects = [s for seed in range(plan.n_seeds) for s in plan.subjects(comparison, seed)]
+        missing = [s for s in subjects if not _measurements(out, s.key, s.seed).is_file()]
+        keys = {(s.key, s.seed) for s in missing}
+        keys |= {
+            (UNGUIDED, seed)
+            for seed in range(plan.n_seeds)
+            if not _measurements(out, UNGUIDED, seed).is_file()
+        }
+        trainings = {(key, s.seed): anew for s in missing for key, anew in store.missing(s).items()}
+        found.append(
+            Remaining(
+                comparison,
+                len(subjects) // plan.n_seeds - 1,
+                Counter(anew for key, anew in trainings.items() if key not in trained),
+                len(keys - measured),
+            )
+        )
+        measured |= keys
+        trained |= set(trainings)
+    return found
+
+
 OnSubject = Callable[[str, int], None]
 
 
@@ -152,7 +213,7 @@ def run_ablations(
         RunError: The folder cannot be written.
     """
     measuring = _Measuring(
-        plan, run.path, ModuleStore(plan.backbone, run.file("modules"), modules, told), on_subject
+        plan, run.path, ModuleStore(plan.backbone, run.file(_MODULES), modules, told), on_subject
     )
     found: dict[int, list[AblationRecord]] = {}
     for n_seeds in range(1, plan.n_seeds + 1):
@@ -167,6 +228,10 @@ def run_ablations(
             )
             _write(run, [record for records in found.values() for record in records])
     return [record for records in found.values() for record in records]
+
+
+def _measurements(out: Path, key: str, seed: int) -> Path:
+    return out / "measurements" / key / f"{seed}.parquet"
 
 
 def _write(run: RunFolder, records: Sequence[AblationRecord]) -> None:
@@ -229,7 +294,7 @@ class _Measuring:
         return pd.concat(parts, ignore_index=True)
 
     def _measured(self, key: str, seed: int, build: Callable[[], Guidance]) -> pd.DataFrame:
-        path = self.folder / "measurements" / key / f"{seed}.parquet"
+        path = _measurements(self.folder, key, seed)
         if not path.is_file():
             self.on_subject(key, seed)
             spec = GuidanceSpec(UNGUIDED) if key == UNGUIDED else GuidanceSpec("svgt", key)

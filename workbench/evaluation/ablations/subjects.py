@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -29,6 +30,7 @@ from workbench.svgt.slots import ClosedRows
 from workbench.svgt.value_module import ValueModule
 
 Told = Callable[[str], OnEvent]
+Anew = Literal["nothing", "stage 3", "all stages"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,14 @@ class Subject:
             return name
         return f"{name}/{self.ablation}/{self.variant.name}"
 
+    @property
+    def anew(self) -> Anew:
+        """What is trained for it beside its reference's module."""
+        if not self.variant.trained:
+            return "nothing"
+        recipe = changed(self.recipe, self.variant.trained)
+        return "stage 3" if changes_stage_3_only(recipe, self.recipe) else "all stages"
+
 
 @dataclass(frozen=True, eq=False)
 class ModuleStore:
@@ -74,19 +84,43 @@ class ModuleStore:
 
     def reference(self, recipe: Recipe, seed: int) -> Path:
         """The folder of a recipe's own module: found, or trained."""
-        for folder in self._candidates(recipe.module.name, seed):
-            if (folder / RECORD_FILE).is_file() and _is_of(folder, recipe.module):
-                return folder
-        return self._train(recipe, recipe.module.name, seed, None)
+        found = self.find(recipe, seed)
+        return found or self._train(recipe, recipe.module.name, seed, None)
 
     def variant(self, subject: Subject) -> Path:
         """The folder of a variant's module: the reference's where nothing is trained anew."""
         reference = self.reference(subject.recipe, subject.seed)
-        if not subject.variant.trained:
+        if subject.anew == "nothing":
             return reference
         recipe = changed(subject.recipe, subject.variant.trained)
-        shared = reference if changes_stage_3_only(recipe, subject.recipe) else None
+        shared = reference if subject.anew == "stage 3" else None
         return self._train(recipe, subject.key, subject.seed, shared)
+
+    def missing(self, subject: Subject) -> dict[str, Anew]:
+        """What must still be trained before a subject can be measured, by the name it will have."""
+        missing: dict[str, Anew] = {}
+        if self.find(subject.recipe, subject.seed) is None:
+            missing[subject.recipe.module.name] = "all stages"
+        if subject.anew != "nothing":
+            missing[subject.key] = subject.anew
+        return {
+            key: anew
+            for key, anew in missing.items()
+            if not (self._folder(key, subject.seed) / RECORD_FILE).is_file()
+        }
+
+    def find(self, recipe: Recipe, seed: int) -> Path | None:
+        """The folder of a recipe's own module where it need not be trained: it ships, or is there.
+
+        Modules that were trained into ``folder`` are not looked for.
+        """
+        for folder in self._candidates(recipe.module.name, seed):
+            if (folder / RECORD_FILE).is_file() and _is_of(folder, recipe.module):
+                return folder
+        return None
+
+    def _folder(self, key: str, seed: int) -> Path:
+        return self.folder / key / str(seed)
 
     def _candidates(self, name: str, seed: int) -> list[Path]:
         found = []
@@ -97,7 +131,7 @@ class ModuleStore:
         return found
 
     def _train(self, recipe: Recipe, key: str, seed: int, earlier: Path | None) -> Path:
-        out = self.folder / key / str(seed)
+        out = self._folder(key, seed)
         train_into_folder(
             self.backbone,
             recipe,

@@ -15,7 +15,7 @@
 ``all`` stands for all of these that there is something of.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,12 +89,8 @@ class Entering:
         for spec in (baseline, *rest):
             found = self._entrants(spec)
             entrants += found
-            seeds = [entrant.seed for entrant in found]
-            if len(seeds) < self.seeds:
-                notes.append(
-                    f"{found[0].method}: seeds {', '.join(map(str, seeds))} of "
-                    f"{self.seeds} are there; the others were not trained"
-                )
+            if len(found) < self.seeds:
+                notes.append(self._seeds_in_words(found))
         if method_name(GuidanceSpec(REFERENCE, DEFAULT_CONFIG)) not in {e.method for e in entrants}:
             notes.append(
                 f"{REFERENCE} takes no part: nothing is tested against it; a module of your own "
@@ -102,6 +98,14 @@ class Entering:
                 f"FOLDER/{_short_name(self.backbone)}/{DEFAULT_CONFIG}/SEED"
             )
         return Entries(tuple(entrants), tuple(notes))
+
+    def _seeds_in_words(self, found: Sequence[Entrant]) -> str:
+        seeds = ", ".join(str(entrant.seed) for entrant in found)
+        there = f"is there (seed {seeds})" if len(found) == 1 else f"are there (seeds {seeds})"
+        return (
+            f"{found[0].method}: {len(found)} of {self.seeds} seeds {there}; a difference compares "
+            "only seeds that both methods have, rates take all that are there"
+        )
 
     def _everything(self, notes: list[str]) -> tuple[GuidanceSpec, ...]:
         tuned = [name for name in METHODS if self.tuned_record(name) is not None]
