@@ -43,7 +43,8 @@ def list_ablations(plan: AblationPlan, modules: Path | None) -> None:
     for heading in ("name", "question", "reference", "variants"):
         table.add_column(heading, max_width=40, overflow="fold")
     for words in _ANEW.values():
-        table.add_column(words.replace(" ", "\n", 1), justify="right", no_wrap=True)
+        heading = words.replace(" ", "\n", 1).replace(" only", "\nonly")
+        table.add_column(heading, justify="right", no_wrap=True)
     store = ModuleStore(plan.backbone, Path(), modules)
     for comparison in plan.comparisons:
         _, *variants = plan.subjects(comparison, 0)

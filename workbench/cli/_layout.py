@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 _EDGE, _GAP = 1, 2  # before the first column; after every column
-_WORDS = 18  # a column of words is not made narrower than this
+_WORDS = 15  # a column of words is not made narrower than this
 
 
 def new_table(title: str = "", *columns: str | Column) -> Table:
