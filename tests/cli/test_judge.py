@@ -84,6 +84,7 @@ def test_records_summary_and_tables(
     )
     text = capsys.readouterr().out
     assert "Cohen's kappa" in text
+    assert "1.000  not measured  2" in text, "one group says nothing about other replies"
     assert "4 examples, 1 without a reply and so unscored" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 100
 

@@ -30,6 +30,7 @@ from workbench.runs import METRICS_FILE, RunFolder
 
 _SMALLEST_CHUNK = 64
 _MOST_CHUNKS = 50
+_DASH = "–"
 _METRICS = (*PROPERTIES, "score")
 _TABLES = {
     "rate": "Share of yes, %",
@@ -224,9 +225,9 @@ def _figures(row: Mapping[str, object], factor: float) -> tuple[str, str]:
     estimate, low, high = (
         _scaled(row[key], factor, decimals) for key in ("estimate", "low", "high")
     )
-    return estimate, f"{low} to {high}"
+    return estimate, "not measured" if low == high == _DASH else f"{low} to {high}"
 
 
 def _scaled(value: object, factor: float, decimals: int) -> str:
     number = math.nan if value is None else float(str(value))
-    return "–" if math.isnan(number) else f"{factor * number:.{decimals}f}"
+    return _DASH if math.isnan(number) else f"{factor * number:.{decimals}f}"
