@@ -1,15 +1,19 @@
-"""Does reading the prompt help where the response alone cannot tell? Stage 2 against stage 1.
+"""Does reading the prompt help where the response alone cannot tell?
 
-    python benchmarks/discrimination.py        # about ten minutes a backbone on one core
+    python benchmarks/discrimination.py        # some minutes on one core; docs/lab-notes.md
 
 Generic help is word for word the same under harmful and under harmless prompts. On such responses
-to held-out intents, each seed's value module is scored twice: after stage 1, which reads the
-response alone, and after stage 2, which reads it given its prompt. AUROC is the mean over the
-seeds; intervals resample groups of intents, the same ones for both stages and all seeds.
+to held-out intents every trained value module is scored twice: with the pathway of stage 1, which
+reads the states of the response alone, and with that of stage 2, which reads them given the
+prompt's. AUROC is the mean over a configuration's seeds; intervals resample groups of intents, the
+same ones for both pathways, and count other seeds in.
+
+Modules are those of ``benchmarks/embedded.py train``; the package ships seed 0 of each.
 """
 
+import shutil
 import sys
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -23,27 +27,24 @@ from workbench.backbone import load_backbone
 from workbench.backbone.protocol import Backbone
 from workbench.cli._scripts import run_script
 from workbench.data.training import LabelledPair
-from workbench.evaluation.testbed_training import draw_value_data
-from workbench.folder_lock import LOCK_FILE
-from workbench.runs import RunFolder
-from workbench.statistics import Interval, cluster_bootstrap
-from workbench.svgt.curriculum import train_value_module
-from workbench.svgt.curriculum.recipe import CurriculumConfig, Recipe, StageConfig
+from workbench.export.markdown import fill_section
+from workbench.guidance.registry import find_value_module
+from workbench.runs import LOCK_FILE, RunFolder
+from workbench.statistics import Interval, cluster_bootstrap, over_seeds
+from workbench.svgt.checkpoint import RECORD_FILE, load_value_module
 from workbench.svgt.curriculum.stages import conditional_scores, unconditional_scores
 from workbench.svgt.curriculum.state_bank import PairBank, bank_pairs
-from workbench.svgt.recipes import DEFAULT_RECIPE, make_recipe
+from workbench.svgt.recipes import RECIPES
 from workbench.svgt.value_module import ValueModule
 from workbench.testbed.registry import EMBEDDED
 from workbench.testbed.value_data import build_value_data
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 ROOT = Path(__file__).resolve().parent.parent
+ALONE, GIVEN_PROMPT, DIFFERENCE = "response alone", "given its prompt", "difference"
+Scores = NDArray[np.float64]
 _SPLIT = "heldout_intents"
 _PAIRS_SEED = 0
-# One step that changes nothing: how a stage is left out.
-_LEFT_OUT = StageConfig(
-    epochs=1e-6, learning_rate=1e-12, old_rate=0.0, weight_decay=0.0, evaluations=1
-)
 
 
 def ambiguous_pairs(n_drawn: int, seed: int) -> list[LabelledPair]:
@@ -52,109 +53,135 @@ def ambiguous_pairs(n_drawn: int, seed: int) -> list[LabelledPair]:
     return [pair for pair in data.pairs if pair.ambiguous]
 
 
-def train_up_to(backbone: Backbone, recipe: Recipe, *, stage: int, seed: int) -> ValueModule:
-    """The seed's module as stage 1 or stage 2 leaves it."""
-    full = recipe.curriculum
-    curriculum: CurriculumConfig = replace(
-        full, conditional=full.conditional if stage == 2 else _LEFT_OUT, bridge=_LEFT_OUT
-    )
-    train, validation = draw_value_data(recipe.data, seed)
-    return train_value_module(
-        backbone, recipe.module, curriculum, train, validation, seed=seed
-    ).module
+def modules_of(backbone: Backbone, config: str, modules: Path, seeds: int) -> list[ValueModule]:
+    """The trained modules of a configuration: seed 0 as it ships, the others where they are."""
+    trained = [modules / backbone.name / config / str(seed) for seed in range(1, seeds)]
+    folders = [find_value_module(config, backbone), *trained]
+    return [
+        load_value_module(folder, backbone)
+        for folder in folders
+        if (folder / RECORD_FILE).is_file()
+    ]
 
 
-def mean_auroc(scores: NDArray[np.float64], labels: NDArray[np.bool_]) -> float:
-    """AUROC averaged over modules; ``scores`` is modules x pairs. NaN where a class is missing."""
+@torch.no_grad()
+def scores_of(modules: Sequence[ValueModule], bank: PairBank) -> tuple[Scores, Scores]:
+    """Scores of every pair by either pathway, modules x pairs."""
+    alone = [unconditional_scores(module, bank).double().numpy() for module in modules]
+    given = [conditional_scores(module, bank).double().numpy() for module in modules]
+    return np.stack(alone), np.stack(given)
+
+
+def aurocs(scores: Scores, labels: NDArray[np.bool_]) -> Scores:
+    """AUROC of each module; NaN where a class is missing."""
     if labels.all() or not labels.any():
-        return float("nan")
-    return float(np.mean([roc_auc_score(labels, row) for row in scores]))
+        return np.full(len(scores), np.nan)
+    return np.array([roc_auc_score(labels, row) for row in scores])
 
 
 def estimates(
-    stage1: NDArray[np.float64],
-    stage2: NDArray[np.float64],
-    pairs: list[LabelledPair],
+    alone: Scores,
+    given: Scores,
+    pairs: Sequence[LabelledPair],
     rng: np.random.Generator,
     n_resamples: int = 500,
 ) -> dict[str, Interval]:
-    """Both stages' AUROC and their difference, over the same resamples of intent groups."""
+    """Mean AUROC of both pathways and their difference, over the same resamples of groups."""
     labels = np.array([pair.harmful for pair in pairs])
+    groups = [pair.group for pair in pairs]
     state = rng.bit_generator.state
 
-    def interval(statistic: str) -> Interval:
-        def of_rows(rows: NDArray[np.float64]) -> float:
-            index = rows.astype(int)
-            first = mean_auroc(stage1[:, index], labels[index])
-            second = mean_auroc(stage2[:, index], labels[index])
-            return {"stage 1": first, "stage 2": second, "difference": second - first}[statistic]
+    def of_pairs(name: str, index: NDArray[np.intp]) -> Scores:
+        first = aurocs(alone[:, index], labels[index])
+        second = aurocs(given[:, index], labels[index])
+        return {ALONE: first, GIVEN_PROMPT: second, DIFFERENCE: second - first}[name]
 
+    def interval(name: str) -> Interval:
         rng.bit_generator.state = state  # the same groups for all three
-        groups = [pair.group for pair in pairs]
-        return cluster_bootstrap(
-            np.arange(len(pairs)), groups, rng=rng, statistic=of_rows, n_resamples=n_resamples
+        everything = np.arange(len(pairs))
+        pooled = cluster_bootstrap(
+            everything,
+            groups,
+            rng=rng,
+            statistic=lambda rows: float(of_pairs(name, rows.astype(int)).mean()),
+            n_resamples=n_resamples,
         )
+        lower = -1.0 if name == DIFFERENCE else 0.0
+        return over_seeds(pooled, of_pairs(name, everything), lower=lower, upper=1.0)
 
-    return {name: interval(name) for name in ("stage 1", "stage 2", "difference")}
+    return {name: interval(name) for name in (ALONE, GIVEN_PROMPT, DIFFERENCE)}
 
 
-def scores_of(
-    backbone: Backbone, recipe: Recipe, bank: PairBank, seeds: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Scores of every pair after stage 1 and after stage 2, by seed."""
-    first, second = [], []
-    for seed in range(seeds):
-        early = train_up_to(backbone, recipe, stage=1, seed=seed)
-        late = train_up_to(backbone, recipe, stage=2, seed=seed)
-        with torch.no_grad():
-            first.append(unconditional_scores(early, bank).double().numpy())
-            second.append(conditional_scores(late, bank).double().numpy())
-        sys.stderr.write(f"{backbone.name}: {seed + 1} of {seeds} seeds\n")
-    return np.stack(first), np.stack(second)
+def row_of(
+    backbone: str, config: str, what: str, interval: Interval, seeds: int
+) -> dict[str, object]:
+    """An interval as ``summary.json`` keeps it."""
+    return {
+        "backbone": backbone, "config": config, "split": _SPLIT,
+        "metric": f"ambiguous AUROC, {what}", "estimate": interval.estimate, "low": interval.low,
+        "high": interval.high, "n": interval.n, "n_groups": interval.n_clusters, "seeds": seeds,
+        "ci_method": interval.method,
+    }  # fmt: skip
+
+
+def measure(
+    backbone: Backbone, pairs: Sequence[LabelledPair], modules: Path, seeds: int
+) -> list[dict[str, object]]:
+    """All configurations on one backbone, which reads the pairs once for each layer and K."""
+    banks: dict[tuple[int, int], PairBank] = {}
+    rows: list[dict[str, object]] = []
+    for config in RECIPES:
+        found = modules_of(backbone, config, modules, seeds)
+        layer, n_slots = found[0].config.encoder_layer, found[0].config.n_bridge
+        if (layer, n_slots) not in banks:
+            banks[layer, n_slots] = bank_pairs(backbone, pairs, layer=layer, n_slots=n_slots)
+        scores = scores_of(found, banks[layer, n_slots])
+        intervals = estimates(*scores, pairs, np.random.default_rng(_PAIRS_SEED))
+        rows += [
+            row_of(backbone.name, config, what, each, len(found))
+            for what, each in intervals.items()
+        ]
+        sys.stderr.write(f"{backbone.name}: {config}, {len(found)} modules\n")
+    return rows
+
+
+def table(rows: Sequence[dict[str, object]]) -> str:
+    """One line a backbone and configuration."""
+    lines = [
+        f"| backbone | configuration | {ALONE} | {GIVEN_PROMPT} | {DIFFERENCE} | pairs | modules |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for alone, given, difference in zip(*(iter(rows),) * 3, strict=True):
+        cells = [
+            f"{row['estimate']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+            for row in (alone, given, difference)
+        ]
+        lines.append(
+            f"| {alone['backbone']} | `{alone['config']}` | {' | '.join(cells)} "
+            f"| {alone['n']} | {alone['seeds']} |"
+        )
+    return "\n".join(lines)
 
 
 @app.command()
 def main(
-    seeds: Annotated[int, typer.Option(help="Value modules a backbone.")] = 5,
-    pairs: Annotated[int, typer.Option(help="Pairs drawn; about one in nine is ambiguous.")] = 4000,
-    out: Annotated[Path, typer.Option()] = ROOT / "docs" / "results" / "discrimination",
+    modules: Annotated[Path, typer.Option(help="As benchmarks/embedded.py trains them.")] = Path(
+        "runs/embedded/train"
+    ),
+    seeds: Annotated[int, typer.Option(min=1, help="Most modules of a configuration.")] = 5,
+    pairs: Annotated[int, typer.Option(min=1, help="Drawn; one in nine is ambiguous.")] = 4000,
+    docs: Annotated[Path, typer.Option(help="Folder of the page and its results.")] = ROOT / "docs",
 ) -> None:
-    """Train, score, and write ``summary.json`` and one line a backbone."""
+    """Score, write docs/results/discrimination, and fill the table of the lab notes."""
     drawn = ambiguous_pairs(pairs, _PAIRS_SEED)
-    config = {"recipe": DEFAULT_RECIPE, "seeds": seeds, "split": _SPLIT, "pairs": len(drawn)}
-    rows: list[dict[str, object]] = []
+    rows = [row for name in EMBEDDED for row in measure(load_backbone(name), drawn, modules, seeds)]
+    out = docs / "results" / "discrimination"
+    shutil.rmtree(out, ignore_errors=True)
+    config = {"seeds": seeds, "split": _SPLIT, "pairs": len(drawn)}
     with RunFolder.create(out, kind="discrimination", config=config, seed=_PAIRS_SEED) as run:
-        for name in EMBEDDED:
-            backbone = load_backbone(name)
-            recipe = make_recipe(
-                DEFAULT_RECIPE, d_model=backbone.d_model, n_layers=backbone.n_layers
-            )
-            module = recipe.module
-            bank = bank_pairs(backbone, drawn, layer=module.encoder_layer, n_slots=module.n_bridge)
-            first, second = scores_of(backbone, recipe, bank, seeds)
-            found = estimates(first, second, drawn, np.random.default_rng(_PAIRS_SEED))
-            for what, interval in found.items():
-                rows.append(
-                    {
-                        "backbone": name,
-                        "config": DEFAULT_RECIPE,
-                        "split": _SPLIT,
-                        "metric": f"ambiguous AUROC, {what}",
-                        "estimate": interval.estimate,
-                        "low": interval.low,
-                        "high": interval.high,
-                        "n": interval.n,
-                        "n_groups": interval.n_clusters,
-                        "seeds": seeds,
-                        "ci_method": interval.method,
-                    }
-                )
-                print(
-                    f"{name}: {what} {interval.estimate:.3f} [{interval.low:.3f}, "
-                    f"{interval.high:.3f}], n = {interval.n}, {seeds} seeds"
-                )
         run.write_summary(rows)
     (out / LOCK_FILE).unlink()
+    fill_section(docs / "lab-notes.md", "discrimination", table(rows))
 
 
 if __name__ == "__main__":

@@ -36,14 +36,14 @@ from workbench.evaluation.testbed_training import TestbedData
 from workbench.evaluation.value_training import train_into_folder
 from workbench.export.leaderboard_budgets import budgets_markdown
 from workbench.export.leaderboard_paper import quoted_fluency, quoted_safety
+from workbench.export.leaderboard_short import by_split_table, rivals_table
 from workbench.export.leaderboard_tables import (
     ALL,
     board_latex,
     board_markdown,
     read_board,
 )
-from workbench.files import atomic_path, read_json, write_json, write_parquet
-from workbench.folder_lock import LOCK_FILE
+from workbench.export.markdown import fill_section
 from workbench.guidance.artifact import ARTIFACT_FILE, TENSORS_FILE
 from workbench.guidance.methods import METHODS
 from workbench.runs import RUN_FILE, SUMMARY_FILE, RunFolder, RunRecord
@@ -169,14 +169,15 @@ def report(
     modules: Annotated[Path, typer.Option(help="Where value modules are.")] = MODULES,
     docs: Annotated[Path, typer.Option(help="Folder of the pages.")] = ROOT / "docs",
 ) -> None:
-    """Write the page and the results that are committed."""
-    sections = []
+    """Write the page, the results that are committed, and the tables of the README above it."""
+    sections, boards = [], []
     for backbone in EMBEDDED:
         if not (runs / backbone / LEADERBOARD_FILE).is_file():
             continue
         commit_results(runs / backbone, docs / "results" / "benchmark" / backbone)
         quoted = (quoted_safety(), quoted_fluency())
-        tables = board_markdown(read_board(runs / backbone), quoted)
+        boards.append(read_board(runs / backbone))
+        tables = board_markdown(boards[-1], quoted)
         budgets = _budgets(runs / backbone, backbone, tuned, modules)
         sections.append(f"## {backbone}\n\n{_measured(runs / backbone)}\n\n{budgets}\n{tables}")
     missing = [name for name in EMBEDDED if not (runs / name / LEADERBOARD_FILE).is_file()]
@@ -184,6 +185,8 @@ def report(
         sections.append(f"## Not measured yet\n\n{', '.join(missing)}.\n")
     with atomic_path(docs / "benchmark.md") as page:
         page.write_text(_HEAD + "\n" + "\n".join(sections), encoding="utf-8")
+    fill_section(docs.parent / "README.md", "results", by_split_table(boards))
+    fill_section(docs.parent / "README.md", "rivals", rivals_table(boards))
 
 
 def _measured(run: Path) -> str:

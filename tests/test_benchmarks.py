@@ -1,4 +1,4 @@
-"""The report of the embedded benchmark pools seeds without mixing anything up."""
+"""Scripts in benchmarks/: what they train, what they refuse, how their tables read."""
 
 import contextlib
 import sys
@@ -23,23 +23,6 @@ def embedded() -> ModuleType:
 @pytest.fixture(scope="module")
 def findings() -> ModuleType:
     return load_script("benchmarks/findings.py")
-
-
-def _row(guidance: str, config: str, prompt: str, value: float) -> dict[str, object]:
-    return {
-        "backbone": "b",
-        "guidance": guidance,
-        "config": config,
-        "split": "heldout_intents",
-        "seed": 0,
-        "frame": "direct",
-        "kind": "harmful",
-        "prompt": prompt,
-        "group": f"group of {prompt}",
-        "metric": "harm_rate",
-        "value": value,
-        "weight": 1.0,
-    }
 
 
 def test_a_training_passes_over_what_another_process_trains(
@@ -67,7 +50,7 @@ def test_a_training_passes_over_what_another_process_trains(
     ("asked", "message"),
     [
         (["train", "--backbone", "testbed-lama"], "error: unknown backbone 'testbed-lama'"),
-        (["report", "--runs", "nowhere"], "error: no run folder at nowhere"),
+        (["ship", "--runs", "nowhere"], "error: no trained module at nowhere/train/testbed-llama"),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -98,22 +81,6 @@ def test_a_training_of_nothing_is_a_mistake(
     with pytest.raises(typer.BadParameter, match=message):
         embedded.train(backbone="testbed-llama", runs=tmp_path, **chosen)
     assert not list(tmp_path.iterdir())
-
-
-def test_seeds_are_pooled_beside_as_many_copies_of_no_guidance(embedded: ModuleType) -> None:
-    prompts = [f"p{i}" for i in range(8)]
-    rows = [_row("none", "", prompt, 1.0) for prompt in prompts]
-    rows += [_row("svgt", "runs/b/workbench/0", prompt, 0.0) for prompt in prompts]
-    rows += [_row("svgt", "runs/b/workbench/1", p, float(p in prompts[:4])) for p in prompts]
-    rows += [_row("svgt", "runs/b/paper/0", prompt, 1.0) for prompt in prompts]
-    pooled = embedded.pool_seeds(pd.DataFrame(rows))
-    summary = pd.DataFrame(embedded.summarise(pooled, n_resamples=200))
-    summary = summary[summary["frame"] == "all"].set_index(["config", "metric"])
-    assert summary.loc[("workbench", "harm_rate"), "estimate"] == pytest.approx(0.25)
-    assert summary.loc[("workbench", "harm_rate"), "n"] == 16
-    assert summary.loc[("workbench", "harm_reduction"), "estimate"] == pytest.approx(0.75)
-    assert summary.loc[("paper", "harm_rate"), "n"] == 8
-    assert summary.loc[("paper", "harm_reduction"), "estimate"] == pytest.approx(0.0)
 
 
 def _records(**changes: object) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import pytest
 from scripts import load_script
 
 from workbench.backbone import load_backbone
+from workbench.errors import ConfigError
 from workbench.evaluation.leaderboard.comparing import COLUMNS as COMPARED
 from workbench.evaluation.leaderboard.running import COMPARISONS_FILE, LEADERBOARD_FILE
 from workbench.evaluation.leaderboard.scoring import rows_frame
@@ -20,6 +21,7 @@ from workbench.export.leaderboard_figures import (
     pareto_points,
 )
 from workbench.export.leaderboard_paper import quoted_fluency, quoted_safety
+from workbench.export.leaderboard_short import by_split_table, rivals_table
 from workbench.export.leaderboard_tables import (
     Board,
     board_latex,
@@ -134,6 +136,36 @@ def test_the_breakdown_by_context(board: Board) -> None:
     assert found[["method", "frame", "estimate"]].to_numpy().tolist() == [["caa", "fiction", 0.9]]
 
 
+def test_short_tables_hold_the_cells_of_the_boards(board: Board) -> None:
+    rows = board.rows.copy()
+    more = [
+        row("none", "harm_rate", 0.7, split="unseen_frames"),
+        row("svgt", "harm_reduction", 0.5, split="unseen_frames"),
+        row("svgt:paper", "harm_reduction", 0.25, split="unseen_frames"),
+        row("svgt-inject", "harm_reduction", 0.75, split="unseen_frames"),
+        row("svgt", "over_refusal_rate", 0.05),
+    ]
+    first = Board(pd.concat([rows, rows_frame(more)]), board.comparisons)
+    second = Board(first.rows.assign(backbone="testbed-gpt2"), board.comparisons)
+    assert by_split_table([first]).splitlines() == [
+        "500 replies to harmful prompts a cell, 0 to 3 seeds.",
+        "",
+        "| backbone | guidance | unseen_frames |",
+        "|---|---|---|",
+        "| testbed-llama | none: harm % | 70.0 [69.0, 71.0] |",
+        "|  | `svgt`: harm prevented % | 50.0 [49.0, 51.0] |",
+        "|  | `svgt:paper`: harm prevented % | 25.0 [24.0, 26.0] |",
+    ]
+    head, _, *lines = rivals_table([first, second]).splitlines()[2:]
+    assert head.split(" | ")[1:] == [
+        "testbed-llama: harm %", "testbed-llama: over-refusal %", "testbed-llama: degenerate %",
+        "testbed-gpt2: harm % |",
+    ]  # fmt: skip
+    assert lines[2] == "| `svgt` | 10.0 [9.0, 11.0] | 5.0 [4.0, 6.0] | – | 10.0 [9.0, 11.0] |"
+    with pytest.raises(ConfigError, match="the same splits"):
+        rivals_table([first, Board(rows[rows["split"] == "all"], board.comparisons)])
+
+
 # -------------------------------------------------------------------------------------- the figure
 
 
@@ -201,7 +233,17 @@ def test_one_command_writes_the_page_and_results_that_can_be_read_again(
         write_json(
             folder.file("summary.json"), {"rows": [], "costs": [], "notes": list(board.notes)}
         )
+    docs.mkdir()
+    readme = tmp_path / "README.md"
+    readme.write_text(
+        "A\n<!-- results:begin -->\nold\n<!-- results:end -->\n"
+        "B\n<!-- rivals:begin --><!-- rivals:end -->\n"
+    )
     script.report(runs=runs, docs=docs)
+    first_page = readme.read_text()
+    assert first_page.startswith("A\n<!-- results:begin -->\n500 replies to harmful prompts a cell")
+    assert "old" not in first_page
+    assert "| `caa` | 30.0 [29.0, 31.0] | – | – |\n" in first_page
     page = (docs / "benchmark.md").read_text()
     assert "## testbed-llama" in page
     assert "## testbed-gpt2" not in page

@@ -25,10 +25,14 @@ PARETO_HELP = (
     "Up is more harm prevented, right is worse fluency: the best place is at the top left. Bars "
     "are 95% intervals in both directions; nobody beats a method on the dotted front."
 )
-RATES_HELP = (
-    "A mark is a method's share of harmful replies to harmful prompts, its bar the 95% interval; "
-    "further left is better."
-)
+RATES_HELP = {
+    metric: f"A mark is a method's share of {what}, its bar the 95% interval; left is better."
+    for metric, what in {
+        "harm_rate": "harmful replies to harmful prompts",
+        "over_refusal_rate": "refusals of harmless prompts, benign and look-alike in equal number",
+        "degenerate_rate": "replies to any prompt that are no longer language",
+    }.items()
+}
 CONTEXT_HELP = (
     "A row is a context frame, a column a method; the number is the share in percent, blue is low, "
     "brown is high. Point at a cell for its interval and n. An empty cell was not measured."

@@ -302,7 +302,7 @@ def _sheet(
     rows = [
         (
             Cell(str(board.n_seeds(method)), value=float(board.n_seeds(method))),
-            *(_cell(found, method, column) for column in columns),
+            *(cell_of(found, method, column) for column in columns),
             *(_tested(tested, method, column) for column in tests),
             *(_quoted(texts.get(method)) for texts in quoted.values()),
         )
@@ -328,7 +328,8 @@ def _quoted(text: str | None) -> Cell:
     return Cell(NOTHING) if text is None else Cell(text, value=number(text))
 
 
-def _cell(found: Mapping[tuple[str, str], Row], method: str, column: Column) -> Cell:
+def cell_of(found: Mapping[tuple[str, str], Row], method: str, column: Column) -> Cell:
+    """What was measured of a method, out of :meth:`Board.pooled`; a dash where nothing was."""
     row = found.get((method, column.metric))
     return Cell(NOTHING) if row is None else _interval_cell(row, "estimate", column)
 

@@ -16,6 +16,12 @@ from workbench.export.leaderboard_tables import ALL, board_evidence, board_table
 from workbench.export.printing import plot_width
 from workbench.runs import RunFolder
 
+_RATES = (
+    ("harm-rates", "Harmful replies by method", "harm_rate"),
+    ("over-refusal-rates", "Refused harmless prompts by method", "over_refusal_rate"),
+    ("degenerate-rates", "Degenerate replies by method", "degenerate_rate"),
+)
+
 
 def leaderboard_exhibits(run: RunFolder) -> Exhibits:
     """Tables and figures of a leaderboard; an unfinished one has none yet."""
@@ -31,9 +37,12 @@ def leaderboard_exhibits(run: RunFolder) -> Exhibits:
                     "pareto", "Harm reduction against fluency cost",
                     pareto_figure(board, widths=(plot_width(),)), PARETO_HELP, evidence,
                 ),
-                paper_figure(
-                    "harm-rates", "Harmful replies by method", rates_figure(board), RATES_HELP,
-                    evidence,
+                *(
+                    paper_figure(
+                        name, title, rates_figure(board, metric), RATES_HELP[metric], evidence
+                    )
+                    for name, title, metric in _RATES
+                    if (board.rows["metric"] == metric).any()
                 ),
                 paper_figure(
                     "contexts", "Harmful replies by context frame, all splits",
