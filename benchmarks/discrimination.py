@@ -28,8 +28,9 @@ from workbench.backbone.protocol import Backbone
 from workbench.cli._scripts import run_script
 from workbench.data.training import LabelledPair
 from workbench.export.markdown import fill_section
+from workbench.folder_lock import LOCK_FILE
 from workbench.guidance.registry import find_value_module
-from workbench.runs import LOCK_FILE, RunFolder
+from workbench.runs import RunFolder
 from workbench.statistics import Interval, cluster_bootstrap, over_seeds
 from workbench.svgt.checkpoint import RECORD_FILE, load_value_module
 from workbench.svgt.curriculum.stages import conditional_scores, unconditional_scores
