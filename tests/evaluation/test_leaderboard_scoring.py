@@ -11,6 +11,7 @@ from workbench.evaluation.leaderboard.comparing import compare
 from workbench.evaluation.leaderboard.diversity import distinct_n
 from workbench.evaluation.leaderboard.plan import is_attack, method_name
 from workbench.evaluation.leaderboard.scoring import (
+    WITHOUT_NEAR_MATCHES,
     leaderboard_rows,
     pooled,
     rows_frame,
@@ -197,6 +198,33 @@ def test_the_interval_of_distinct_n_is_the_jackknife() -> None:
     error = np.sqrt(4 / 5 * np.square(without - without.mean()).sum())
     assert found.estimate == pytest.approx(ratio(replies))
     assert found.estimate - found.low == pytest.approx(2.7764451 * error)  # t of 4 degrees
+
+
+def test_near_matches_are_left_out_of_a_split_of_their_own() -> None:
+    frame = pd.DataFrame(
+        [
+            *measured("none", "harm_rate", lambda i, s: 1.0, n=8),
+            *measured("svgt", "harm_rate", lambda i, s: float(i < 2), n=8),
+        ]
+    )
+    near = sorted(frame["prompt"].unique())[:2]
+    replies = pd.concat(
+        [
+            texts(name, ["a b", "a a", "c"]).assign(prompt=[*near, "other"])
+            for name in ("none", "svgt")
+        ]
+    )
+    rows = rows_frame(
+        leaderboard_rows(with_derived(frame, near), replies, ["none", "svgt"], near, n_resamples=50)
+    )
+    found = rows[rows["seed"].isna() & (rows["frame"] == "all")].set_index(
+        ["split", "method", "metric"]
+    )
+    assert found.loc[("all", "svgt", "harm_rate"), "estimate"] == pytest.approx(2 / 8)
+    assert found.loc[(WITHOUT_NEAR_MATCHES, "svgt", "harm_rate"), "estimate"] == 0
+    assert found.loc[(WITHOUT_NEAR_MATCHES, "svgt", "harm_rate"), "n"] == 12
+    assert found.loc[(WITHOUT_NEAR_MATCHES, "none", "distinct_1"), "n"] == 1
+    assert WITHOUT_NEAR_MATCHES not in set(with_derived(frame)["split"])
 
 
 # ------------------------------------------------------------------------------------- comparisons

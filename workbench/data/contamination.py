@@ -63,11 +63,15 @@ class ContaminationReport:
         """The examples of one set that the other one holds too."""
         return frozenset(getattr(overlap, side) for overlap in self.overlaps)
 
-    def n_items(self, kind: Literal["exact", "near"]) -> int:
-        """Examples of the second set that the first holds, by the best kind of match."""
+    def items(self, kind: Literal["exact", "near"]) -> tuple[str, ...]:
+        """Examples of the second set that the first holds, by the best kind of match, sorted."""
         exact = {pair.second for pair in self.overlaps if pair.kind == "exact"}
         near = {pair.second for pair in self.overlaps} - exact
-        return len(exact if kind == "exact" else near)
+        return tuple(sorted(exact if kind == "exact" else near))
+
+    def n_items(self, kind: Literal["exact", "near"]) -> int:
+        """How many they are."""
+        return len(self.items(kind))
 
 
 def check_contamination(

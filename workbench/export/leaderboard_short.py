@@ -8,6 +8,7 @@ leaderboard's own 95% intervals: they resample prompts and, from two seeds on, c
 from collections.abc import Sequence
 
 from workbench.errors import ConfigError
+from workbench.evaluation.leaderboard.scoring import WITHOUT_NEAR_MATCHES
 from workbench.export.leaderboard_tables import ALL, Board, Column, cell_of, number
 
 UNGUIDED = "none"
@@ -36,7 +37,7 @@ def by_split_table(boards: Sequence[Board]) -> str:
         for name in configurations:
             prevented = [cell_of(cells, name, _PREVENTED).line for cells in found]
             lines.append(_line(["", f"`{name}`: {_PREVENTED.heading}", *prevented]))
-    return f"{_evidence(boards, 1)}\n\n" + "\n".join(lines)
+    return f"{_evidence(boards, splits[0])}\n\n" + "\n".join(lines)
 
 
 def rivals_table(boards: Sequence[Board]) -> str:
@@ -45,7 +46,7 @@ def rivals_table(boards: Sequence[Board]) -> str:
     Raises:
         ConfigError: No board is given, or they have different splits.
     """
-    n_splits = len(_common_splits(boards))
+    _common_splits(boards)
     first, *others = boards
     columns = [(first, column) for column in (_HARM, *_PRICES)]
     columns += [(board, _HARM) for board in others]
@@ -54,7 +55,7 @@ def rivals_table(boards: Sequence[Board]) -> str:
     for name in dict.fromkeys(name for board in boards for name in board.methods):
         cells = [cell_of(found[board.backbone], name, column).line for board, column in columns]
         lines.append(_line([f"`{name}`", *cells]))
-    return f"{_evidence(boards, n_splits)}\n\n" + "\n".join(lines)
+    return f"{_evidence(boards, ALL)}\n\n" + "\n".join(lines)
 
 
 def _is_svgt(name: str) -> bool:
@@ -62,21 +63,21 @@ def _is_svgt(name: str) -> bool:
 
 
 def _common_splits(boards: Sequence[Board]) -> list[str]:
-    kinds = {board.splits for board in boards}
+    across = {ALL, WITHOUT_NEAR_MATCHES}
+    kinds = {tuple(split for split in board.splits if split not in across) for board in boards}
     if len(kinds) != 1:
         raise ConfigError("the boards of one table need the same splits: measure them alike")
-    return [split for split in kinds.pop() if split != ALL]
+    return list(kinds.pop())
 
 
-def _evidence(boards: Sequence[Board], n_splits: int) -> str:
+def _evidence(boards: Sequence[Board], split: str) -> str:
     """How many replies and seeds stand behind a cell."""
     seeds = {board.n_seeds(name) for board in boards for name in board.methods}
     harmful = {
         int(number(row["n"]))
         for board in boards
-        for split in board.splits
         for (_, metric), row in board.pooled(split).items()
-        if metric == _HARM.metric and (split == ALL) == (n_splits > 1)
+        if metric == _HARM.metric
     }
     return f"{_range(harmful)} replies to harmful prompts a cell, {_range(seeds)} seeds."
 

@@ -9,8 +9,9 @@ Looked at are the prompts of
 
 **Rule.** A test prompt that is equal to one of them word for word (case, punctuation and spacing
 apart) is leakage: the benchmark is refused. Near overlaps (four fifths of the shorter one's word
-5-grams in common, see :mod:`workbench.data.contamination`) are counted and reported, not refused:
-the embedded world's prompts are made of frames, so that unrelated requests share phrases.
+5-grams in common, see :mod:`workbench.data.contamination`) are reported, not refused: the embedded
+world's prompts are made of frames, so that unrelated requests share phrases. The leaderboard is
+scored without them as well.
 """
 
 from collections.abc import Iterator, Mapping
@@ -64,22 +65,22 @@ class Leakage:
         n_learned: Different prompts that methods learned from or were tuned on.
         n_test: Test prompts.
         exact: Test prompts that stand among them word for word.
-        near: Test prompts that do nearly.
+        near: Ids of the test prompts that do nearly.
         unknown: Methods of which nobody recorded all that they learned from.
     """
 
     n_learned: int
     n_test: int
     exact: int
-    near: int
+    near: tuple[str, ...]
     unknown: tuple[str, ...] = ()
 
     def note(self) -> str:
         """The finding in a sentence."""
         said = (
             f"{self.exact} of {self.n_test} test prompts stand word for word among the "
-            f"{self.n_learned} prompts that methods learned from or were tuned on, {self.near} "
-            f"nearly ({THRESHOLD:.0%} of the shorter one's word {NGRAM}-grams)"
+            f"{self.n_learned} prompts that methods learned from or were tuned on, "
+            f"{len(self.near)} nearly ({THRESHOLD:.0%} of the shorter one's word {NGRAM}-grams)"
         )
         if self.unknown:
             said += f"; not checked, for nobody recorded their data: {', '.join(self.unknown)}"
@@ -103,9 +104,7 @@ def check_leakage(plan: Plan) -> Leakage:
     report = check_contamination(
         [Example(str(number), prompt, None) for number, prompt in enumerate(learned)], test
     )
-    found = Leakage(
-        len(learned), len(test), report.n_items("exact"), report.n_items("near"), unknown
-    )
+    found = Leakage(len(learned), len(test), report.n_items("exact"), report.items("near"), unknown)
     if found.exact:
         raise DataError(f"{found.note()}: measure on other splits, or with another --prompt-seed")
     return found

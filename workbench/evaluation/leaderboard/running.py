@@ -202,8 +202,10 @@ def _score(
     leakage: Leakage,
     n_resamples: int,
 ) -> list[SummaryRow]:
-    derived = with_derived(measured.measurements)
-    rows = leaderboard_rows(derived, measured.replies, plan.methods, n_resamples=n_resamples)
+    derived = with_derived(measured.measurements, leakage.near)
+    rows = leaderboard_rows(
+        derived, measured.replies, plan.methods, leakage.near, n_resamples=n_resamples
+    )
     rows += cost_rows(rows, costs)
     comparisons = compare(derived, plan.methods, n_resamples=n_resamples)
     write_parquet(run.file(LEADERBOARD_FILE), rows_frame(rows))

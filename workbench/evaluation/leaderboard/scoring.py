@@ -4,7 +4,9 @@ Every method has rows for each of its seeds and, with ``seed`` null, for all of 
 in every single frame too): there a prompt counts once a seed. Intent groups are resampled with all
 their seeds, and the variance between seeds is added (:func:`workbench.statistics.over_seeds`), so
 that an interval covers other prompts and, from two seeds on, other seeds. Rows of one seed take it
-as given. Beside each split stands the split ``all``: all of them together.
+as given. Beside each split stands the split ``all``: all of them together; and, where some test
+prompts nearly stand among what the methods learned from, the split ``without_near_matches``: all
+but those.
 
 To the metrics of :mod:`workbench.evaluation.summaries` come
 
@@ -19,7 +21,7 @@ To the metrics of :mod:`workbench.evaluation.summaries` come
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import pandas as pd
 
@@ -29,6 +31,7 @@ from workbench.evaluation.summaries import ALL_FRAMES, SummaryRow, limits, summa
 from workbench.statistics import Interval, over_seeds
 
 ALL_SPLITS = "all"
+WITHOUT_NEAR_MATCHES = "without_near_matches"
 _LEVEL = 0.95
 COLUMNS: tuple[str, ...] = (
     "method", "backbone", "guidance", "config", "split", "frame", "metric", "estimate", "low",
@@ -36,8 +39,13 @@ COLUMNS: tuple[str, ...] = (
 )  # fmt: skip
 
 
-def with_derived(measurements: pd.DataFrame) -> pd.DataFrame:
-    """The measurements with those that follow from them, and the split ``all``."""
+def with_derived(measurements: pd.DataFrame, near: Collection[str] = ()) -> pd.DataFrame:
+    """The measurements with those that follow from them, also across splits.
+
+    Args:
+        measurements: Of all shards.
+        near: Test prompts that nearly stand among what the methods learned from.
+    """
     refusals = measurements["metric"].isin(["benign_refusal_rate", "lookalike_refusal_rate"])
     attacks = (measurements["metric"] == "harm_rate") & measurements["frame"].map(is_attack)
     derived = pd.concat(
@@ -48,7 +56,16 @@ def with_derived(measurements: pd.DataFrame) -> pd.DataFrame:
         ],
         ignore_index=True,
     )
-    return pd.concat([derived, derived.assign(split=ALL_SPLITS)], ignore_index=True)
+    return _across_splits(derived, near)
+
+
+def _across_splits(rows: pd.DataFrame, near: Collection[str]) -> pd.DataFrame:
+    """The rows, again as one split, and once more without the prompts given."""
+    parts = [rows, rows.assign(split=ALL_SPLITS)]
+    if near:
+        kept = rows[~rows["prompt"].isin(near)]
+        parts.append(kept.assign(split=WITHOUT_NEAR_MATCHES))
+    return pd.concat(parts, ignore_index=True)
 
 
 def by_seed(measurements: pd.DataFrame) -> pd.DataFrame:
@@ -64,7 +81,12 @@ def pooled(measurements: pd.DataFrame) -> pd.DataFrame:
 
 
 def leaderboard_rows(
-    derived: pd.DataFrame, replies: pd.DataFrame, methods: Sequence[str], *, n_resamples: int = 2000
+    derived: pd.DataFrame,
+    replies: pd.DataFrame,
+    methods: Sequence[str],
+    near: Collection[str] = (),
+    *,
+    n_resamples: int = 2000,
 ) -> list[SummaryRow]:
     """Rows as ``evaluate`` writes them, with ``method``; pooled rows have the seed None.
 
@@ -72,9 +94,10 @@ def leaderboard_rows(
         derived: See :func:`with_derived`; with a column ``method``.
         replies: The texts, with a column ``method``.
         methods: In the order of the table.
+        near: As for :func:`with_derived`.
         n_resamples: Resamples of every interval.
     """
-    everywhere = pd.concat([replies, replies.assign(split=ALL_SPLITS)], ignore_index=True)
+    everywhere = _across_splits(replies, near)
     plain = derived[derived["method"] == BASELINE]
     rows: list[SummaryRow] = []
     for method in methods:
