@@ -170,7 +170,7 @@ def main(
         "runs/embedded/train"
     ),
     seeds: Annotated[int, typer.Option(min=1, help="Most modules of a configuration.")] = 5,
-    pairs: Annotated[int, typer.Option(min=1, help="Drawn; one in nine is ambiguous.")] = 4000,
+    pairs: Annotated[int, typer.Option(min=1, help="Drawn; one in seven is ambiguous.")] = 4000,
     docs: Annotated[Path, typer.Option(help="Folder of the page and its results.")] = ROOT / "docs",
 ) -> None:
     """Score, write docs/results/discrimination, and fill the table of the lab notes."""
