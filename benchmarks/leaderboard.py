@@ -274,9 +274,9 @@ context frames and tests are in `docs/results/benchmark/*/`.
   `svgt:equal-data`, where it was trained, is the recipe of `svgt` on exactly the rivals' examples:
   the fair one to hold them against. `svgt-inject` is built on the `svgt` module of its seed.
 - **Near matches.** No test prompt stands word for word among what a method learned from. Those that
-  nearly do (80% of the shorter one's word 5-grams in one of the prompts that any method learned from
-  or was tuned on at any seed: frames and verbs recur) are counted below each board; under *without
-  near matches* everything is measured without them.
+  nearly do (80% of the shorter one's word 5-grams in one prompt that any method learned from or was
+  tuned on, at any seed: frames and verbs recur) are counted below each board; under *without near
+  matches* everything is measured without them.
 - **RE-Control** learns its value function from the training split's replies, as all methods do, not
   from samples of the model itself scored by a reward model, as published.
 - **ASR**: harm rate of the harmful prompts in jailbreak frames (role play, fiction, a forced
