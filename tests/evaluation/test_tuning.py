@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -246,7 +247,6 @@ def test_a_test_split_cannot_be_tuned_on(split: str) -> None:
 def test_every_method_has_the_same_budget(
     tiny: "TinyModel", planted: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-
     assert len(candidates("planted", tiny.backbone)) == 5
     [method] = planted.FITTED
     for grid, count in ((lambda backbone: [planted.PlantedConfig()] * 17, 17), (lambda b: [], 0)):

@@ -86,7 +86,7 @@ def test_rates_are_of_the_judged_and_paired(
     assert rates["full"].null == np.mean(expected)
     assert rates["full"].n == 2
     assert np.isnan(rates["harmless"].estimate)
-    assert "no harmless prompts" in rates["harmless"].note
+    assert "no harmless prompt with two replies" in rates["harmless"].note
 
 
 def test_doses_end_where_they_must(
