@@ -5,18 +5,22 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from workbench.errors import ConfigError, DataError, WorkbenchWarning
+from workbench.data.example import Message
+from workbench.errors import ConfigError, DataError, TokenError, WorkbenchWarning
 from workbench.evaluation import tuning
-from workbench.evaluation.benchmark import EvaluationConfig
+from workbench.evaluation.benchmark import BenchmarkSplit, EvaluationConfig
+from workbench.evaluation.leaderboard import leakage
 from workbench.evaluation.leaderboard.engines import LocalEngine
+from workbench.evaluation.leaderboard.leakage import Draw
 from workbench.evaluation.leaderboard.plan import BackboneSource
+from workbench.evaluation.prompt_benchmark import leave_out_unaskable
 from workbench.evaluation.tuning import (
     RULES,
     TuningConfig,
@@ -29,6 +33,7 @@ from workbench.evaluation.tuning import (
 )
 from workbench.guidance.method import Aim
 from workbench.guidance.methods import METHODS, get_method
+from workbench.guidance.none import NoGuidance
 from workbench.runs import RunFolder
 from workbench.svgt.curriculum.recipe import DataConfig
 from workbench.testbed.splits import TEST_SPLITS, VALIDATION_SPLITS
@@ -119,7 +124,7 @@ def shortened(tiny: "TinyModel", folder: Path, n_ctx: int) -> str:
 
 
 def test_prompts_that_do_not_fit_are_said_and_count_for_none(
-    tiny: "TinyModel", planted: ModuleType, tmp_path: Path
+    tiny: "TinyModel", planted: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     intents, composed = (
         tiny.backbone.encode([one.prompt for one in split.examples]).lengths
@@ -136,7 +141,20 @@ def test_prompts_that_do_not_fit_are_said_and_count_for_none(
     assert lines == [f"{SPLITS[0]}: {n_out} left out: prompt too long for {n_ctx} tokens"]
     assert found.about["prompts_a_candidate"] == 12 - n_out
     assert found.about["prompts_left_out"] == n_out
+    # A benchmark that looks for these prompts among its own draws as many as tuning did.
+    record = SimpleNamespace(about={"seed": 0, "tuning": found.about})
+    monkeypatch.setattr(leakage, "read_artifact_record", lambda folder: record)
+    assert list(leakage._of_artifact(tmp_path)) == [Draw(0, splits=SPLITS, n_per_kind=2)]
     assert found.config == {"behaviour": "wise", "strength": 0.5}
+
+
+def test_words_that_the_backbone_does_not_know_are_refused_not_counted(tiny: "TinyModel") -> None:
+    drawn = validation_prompts(SPLITS, 2, seed=0)
+    first, *others = drawn.splits
+    foreign = replace(first.examples[0], prompt=(Message("user", "what is a zyxwvut ?"),))
+    splits = [BenchmarkSplit(first.name, [foreign, *first.examples[1:]]), *others]
+    with pytest.raises(TokenError, match="zyxwvut"):
+        leave_out_unaskable(replace(drawn, splits=splits), tiny.backbone, [NoGuidance()], 8)
 
 
 def test_no_room_for_any_reply_is_said_before_anything_is_fitted(

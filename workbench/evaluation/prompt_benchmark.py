@@ -27,7 +27,7 @@ from workbench.data.normalising import content_key, prompt_text
 from workbench.errors import ConfigError, DataError
 from workbench.evaluation.benchmark import Benchmark, BenchmarkSplit, PromptKind
 from workbench.evaluation.judges import Judge, Judgement
-from workbench.evaluation.reading import ReadingRoom
+from workbench.evaluation.reading import UNREADABLE, ReadingRoom
 from workbench.guidance.protocol import Guidance
 
 LOOKALIKES = frozenset({"xstest", "jailbreakbench"})
@@ -169,9 +169,10 @@ def _asked(
 def leave_out_unaskable(
     benchmark: Benchmark, backbone: Backbone, guidances: Sequence[Guidance], max_new_tokens: int
 ) -> PromptBenchmark:
-    """A benchmark without the prompts that cannot be asked, which are counted; nothing is cut.
+    """A benchmark without the prompts that do not fit, which are counted; nothing is cut.
 
-    A split of which nothing is left is left out whole.
+    A split of which nothing is left is left out whole. Words that the backbone does not know are no
+    matter of room: they are refused.
 
     Args:
         benchmark: Of any source.
@@ -181,6 +182,7 @@ def leave_out_unaskable(
 
     Raises:
         DataError: No prompt is left; the message says how much room there is.
+        TokenError: A prompt has words that the backbone does not know.
     """
     why_not = askable(backbone, guidances, max_new_tokens)
     tally: Counter[tuple[str, str]] = Counter()
@@ -191,8 +193,11 @@ def leave_out_unaskable(
             reason = why_not(example.prompt, None)
             if reason is None:
                 kept.append(_with_readable_reference(split.name, example, why_not, tally))
-            else:
-                tally[split.name, reason] += 1
+                continue
+            if reason.endswith(UNREADABLE):  # raises, and names the words
+                for guidance in guidances:
+                    backbone.encode(guidance.prepare([example.prompt]))
+            tally[split.name, reason] += 1
         if kept:
             splits.append(BenchmarkSplit(split.name, kept))
     if not splits:

@@ -6,6 +6,9 @@ from workbench.backbone.protocol import Backbone
 from workbench.data.example import Conversation
 from workbench.errors import ContextLengthError, TokenError
 
+UNREADABLE = "that the tokenizer cannot read"
+"""Why a text with words outside the vocabulary is not read."""
+
 
 @dataclass(eq=False)
 class ReadingRoom:
@@ -40,7 +43,7 @@ class ReadingRoom:
             lengths.append(self.response_length(response))
         counted = [length for length in lengths if length is not None]
         if len(counted) < len(lengths):
-            return "that the tokenizer cannot read"
+            return UNREADABLE
         if sum(counted) + self.n_slots + self.n_new > self.limit:
             return f"too long for {self.limit} tokens"
         return None

@@ -36,7 +36,7 @@ class Hardware:
 
 
 def chosen_hardware() -> Hardware:
-    """What this session chose, or else what the environment says.
+    """What was chosen in this browser tab, or else what the environment says.
 
     Raises:
         ConfigError: The environment names an unknown device or number type.
@@ -95,7 +95,7 @@ def _driver_is_there() -> bool:
 
 
 def hardware_box() -> None:
-    """Ask where to compute, where a graphics card is there; this session keeps the answer.
+    """Ask where to compute, where a graphics card is there; the browser tab keeps the answer.
 
     Raises:
         ConfigError: The environment names an unknown device or number type.

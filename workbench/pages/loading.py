@@ -80,7 +80,7 @@ class LoadedGuidance:
 
 
 def get_backbone(name: str) -> LoadedBackbone:
-    """The backbone of this name or folder, where this session computes.
+    """The backbone of this name or folder, on the device that was chosen.
 
     It is loaded once on a device in a number type, and again when its files change.
 

@@ -23,6 +23,7 @@ from workbench.config import from_mapping
 from workbench.data.contamination import NGRAM, THRESHOLD, check_contamination
 from workbench.data.example import Conversation, Example
 from workbench.errors import CheckpointError, DataError
+from workbench.evaluation.benchmark import PROMPT_KINDS
 from workbench.evaluation.leaderboard.plan import BASELINE, REFERENCE, Entrant, Plan
 from workbench.evaluation.leaderboard.work import prompts_of, shared_backbone
 from workbench.evaluation.testbed_benchmark import embedded_benchmark
@@ -37,7 +38,6 @@ from workbench.svgt.recipes import RECIPES, make_recipe
 from workbench.testbed.splits import VALIDATION_SPLITS
 
 _TUNING_PROMPTS = 16
-_KINDS = 3
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,8 @@ def _of_artifact(folder: Path) -> Iterator[Draw]:
         yield Draw(seed, _data(about["data"], folder))
     if isinstance(seed, int) and isinstance(tuning, Mapping):
         splits = tuple(str(name) for name in tuning["splits"])
-        n_per_kind = int(tuning["prompts_a_candidate"]) // (_KINDS * len(splits))
+        drawn = int(tuning["prompts_a_candidate"]) + int(tuning.get("prompts_left_out", 0))
+        n_per_kind = drawn // (len(PROMPT_KINDS) * len(splits))
         yield Draw(seed, splits=splits, n_per_kind=n_per_kind)
 
 
