@@ -852,6 +852,6 @@ def test_the_list_names_every_ablation_and_counts_what_it_trains(
     said = capsys.readouterr().out
     assert all(f" {name} " in said for name in CATALOGUE)
     (k,) = (line.split() for line in said.splitlines() if line.startswith(" K "))
-    assert k[-7:] == ["workbench", "1,", "2,", "8,", "16", "4", "0"]
+    assert k == ["K", "workbench", "1", "4", "0"]  # the first of the variants, one a line
     (strength,) = (line.split() for line in said.splitlines() if line.startswith(" strength "))
     assert strength[-2:] == ["0", "0"]

@@ -40,27 +40,30 @@ _ANEW: Mapping[Anew, str] = {"all stages": "from stage 1", "stage 3": "in stage 
 def list_ablations(plan: AblationPlan, modules: Path | None) -> None:
     """Print every ablation with its question, references, variants and trainings."""
     table = new_table(escape(f"Modules that variants train anew on {plan.backbone.name}, a seed"))
-    for heading in ("name", "question", "reference", "variants"):
+    for heading in ("ablation", "reference"):
         table.add_column(heading, max_width=40, overflow="fold")
+    table.add_column("variants", no_wrap=True)
     for words in _ANEW.values():
         heading = words.replace(" ", "\n", 1).replace(" only", "\nonly")
         table.add_column(heading, justify="right", no_wrap=True)
     store = ModuleStore(plan.backbone, Path(), modules)
+    missing = False
     for comparison in plan.comparisons:
         _, *variants = plan.subjects(comparison, 0)
         trained = Counter(variant.anew for variant in variants)
         is_there = store.find(comparison.recipe, 0) is not None
+        missing |= not is_there
         table.add_row(
-            comparison.ablation.name,
-            comparison.ablation.question,
+            f"{comparison.ablation.name}\n{comparison.ablation.question}",
             escape(comparison.recipe.module.name + ("" if is_there else " ¹")),
-            escape(", ".join(variant.variant.name for variant in variants)),
+            escape("\n".join(variant.variant.name for variant in variants)),
             *(str(trained[anew]) for anew in _ANEW),
         )
     print_table(output(), table)
+    here = "marked ¹" if missing else "none of these at seed 0"
     output().print(
-        "A reference's own module is trained too where it neither ships nor stands in --modules: "
-        "¹ for seed 0; for further seeds none ships."
+        f"A reference's own module is trained too where it neither ships nor stands in --modules: "
+        f"{here}; for further seeds none ships."
     )
 
 

@@ -31,6 +31,9 @@ from workbench.runs import METRICS_FILE, RunFolder
 _SMALLEST_CHUNK = 64
 _MOST_CHUNKS = 50
 _DASH = "–"
+_WORDS = {
+    "judge": "judge", "against": "against", "property": "property", "partial": "partial\nrefusals",
+}  # fmt: skip
 _METRICS = (*PROPERTIES, "score")
 _TABLES = {
     "rate": "Share of yes, %",
@@ -206,17 +209,21 @@ def _summary(examples: Sequence[Example], scores: Scores, seed: int) -> list[dic
 
 def _table(title: str, rows: Sequence[Mapping[str, object]], factor: float) -> Table:
     table = new_table(title)
-    table.add_column("judge", max_width=30, overflow="fold")
-    for heading in ("against", "property", "partial\nrefusals"):
-        table.add_column(heading, max_width=24, overflow="fold")
+    words = {
+        key: heading
+        for key, heading in _WORDS.items()
+        if key == "judge" or any(row[key] for row in rows)
+    }
+    for heading in words.values():
+        table.add_column(heading, max_width=30, overflow="fold")
     for heading in ("estimate", "95% interval", "n", "unscored"):
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         unscored = str(row["unscored"])
         if row["against"]:
             unscored += f" / {row['unscored_against']}"
-        words = [str(row[key]) for key in ("judge", "against", "property", "partial")]
-        table.add_row(*words, *_figures(row, factor), str(row["n"]), unscored)
+        said = [str(row[key]) for key in words]
+        table.add_row(*said, *_figures(row, factor), str(row["n"]), unscored)
     return table
 
 

@@ -1,7 +1,8 @@
 """The tables of all commands: what does not fit the width stands in a further table.
 
-Columns of words wrap; columns of numbers, which are right-justified, are never cut. The words
-before the first number are the labels of the rows, and every further table repeats them.
+Columns of words wrap, but for those that ask not to (``no_wrap``); columns of numbers, which are
+right-justified, are never cut. The words before the first number are the labels of the rows, and
+every further table repeats them.
 """
 
 from collections.abc import Sequence
@@ -59,7 +60,8 @@ def _narrowest(console: Console, column: Column) -> int:
     unlimited = console.options.update(width=10_000)
     texts = (column.header, *column.cells)
     natural = max(console.measure(text, options=unlimited).maximum for text in texts)
-    return natural if column.justify == "right" else min(natural, _WORDS)
+    whole = column.justify == "right" or column.no_wrap
+    return natural if whole else min(natural, _WORDS)
 
 
 def _part(table: Table, kept: Sequence[int], title: str) -> Table:
